@@ -1,0 +1,89 @@
+// The training spec as plain structs, for code that may include neither Torch nor Protobuf. Filled from a complete
+// (defaults applied, validated) diffmoe.v1.TrainingSpec by spec_convert.h; each field's meaning stands in
+// proto/diffmoe/v1/training_spec.proto.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace diffmoe {
+
+enum class Family { kDense, kDiffMoe };
+
+struct ModelConfig {
+  Family family = Family::kDiffMoe;
+  int64_t image_size = 32;
+  int64_t channels = 1;
+  int64_t patch_size = 4;
+  int64_t width = 192;
+  int64_t depth = 6;
+  int64_t heads = 6;
+  double mlp_ratio = 4;
+  int64_t classes = 10;
+  int64_t experts = 8;
+  double capacity = 1;
+  int64_t moe_every = 2;
+  double time_scale = 1000;
+
+  int64_t tokens_per_sample() const { return (image_size / patch_size) * (image_size / patch_size); }
+  int64_t hidden() const { return static_cast<int64_t>(mlp_ratio * static_cast<double>(width)); }
+  bool IsMoeBlock(int64_t block) const {
+    return family == Family::kDiffMoe && (block + 1) % moe_every == 0;
+  }
+};
+
+enum class DataFormat { kIdx, kFolder };
+enum class Resize { kCrop, kPad };
+
+struct DataConfig {
+  DataFormat format = DataFormat::kIdx;
+  std::string path;
+  std::string split = "train";
+  Resize resize = Resize::kCrop;
+  bool flip = false;
+  int64_t max_bad_files = 10;
+};
+
+enum class TimeSampling { kUniform, kLogitNormal };
+
+struct DiffusionConfig {
+  TimeSampling time_sampling = TimeSampling::kLogitNormal;
+  double label_dropout = 0.1;
+};
+
+struct OptimizerConfig {
+  double learning_rate = 1e-4;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0;
+  int64_t warmup_steps = 0;
+  double final_ratio = 1;
+  double clip_norm = 0;
+  double ema_decay = 0.9999;
+};
+
+enum class DeviceKind { kCpu, kCuda };
+
+struct TrainingConfig {
+  std::string name;
+  ModelConfig model;
+  DataConfig data;
+  DiffusionConfig diffusion;
+  OptimizerConfig optimizer;
+  int64_t steps = 1;
+  int64_t global_batch = 1;
+  uint64_t seed = 0;
+  int64_t unit_samples = 2;
+  std::optional<double> minutes;
+  int64_t ranks = 1;
+  DeviceKind device = DeviceKind::kCpu;
+  double step_budget_seconds = 60;
+  int64_t max_restarts = 5;
+  int64_t checkpoint_every_steps = 500;
+  int64_t checkpoint_keep = 3;
+};
+
+}  // namespace diffmoe

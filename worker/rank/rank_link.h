@@ -1,0 +1,199 @@
+// A rank's connection to its worker: assignment, reports, checkpoints, rendezvous, sampling. This header includes neither
+// Torch nor Protobuf, so that both sides of a rank can include it.
+//
+// Thread safety: every method may be called from any thread. Order: Connect, use, destroy (which closes the session).
+// When the worker or the coordinator is away, bulk calls return UNAVAILABLE and may be retried; reports are dropped but for
+// the step records, which are kept (up to 100,000) until they can be sent.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "core/spec/training_config.h"
+
+namespace diffmoe {
+
+enum class RankRole { kTrain, kSample };
+
+struct RankAssignment {
+  std::string group_id;  // job id, or sampler id
+  int64_t epoch = 0;
+  int rank = 0;
+  int world_size = 1;
+  RankRole role = RankRole::kTrain;
+  std::string device;         // "cpu" or "cuda:0"
+  TrainingConfig config;      // training only
+  std::string restore_job;    // set when restore_step > 0
+  int64_t restore_step = 0;   // 0: from the beginning
+};
+
+// Mirrors diffmoe.v1.LayerStats.
+struct LayerReport {
+  int block = 0;
+  double capacity = 0;
+  double predictor_accuracy = 0;
+  double zero_expert_tokens = 0;
+  std::vector<float> thresholds;
+  std::vector<float> expert_load;
+};
+
+struct StepReportRecord {
+  int64_t step = 0;
+  float loss = 0;
+  float predictor_loss = 0;
+  float grad_norm = 0;
+  float learning_rate = 0;
+};
+
+// Mirrors diffmoe.v1.Progress.
+struct ProgressReport {
+  int64_t step = 0;
+  int64_t total_steps = 0;
+  double loss = 0;
+  double predictor_loss = 0;
+  double images_per_second = 0;
+  double grad_norm = 0;
+  double learning_rate = 0;
+  double seconds_left = 0;
+  double elapsed_seconds = 0;
+  int64_t bad_files = 0;
+  double data_seconds = 0, forward_seconds = 0, backward_seconds = 0, exchange_seconds = 0, reduce_seconds = 0,
+         optimizer_seconds = 0;
+  std::vector<LayerReport> layers;
+};
+
+// A contiguous run of elements of one logical tensor, with the memory that holds it.
+struct TensorRun {
+  std::string tensor;
+  std::string dtype;                  // F32, I64, U8
+  std::vector<int64_t> global_shape;
+  int64_t first_element = 0;
+  int64_t elements = 0;
+  const char* data = nullptr;         // little-endian, elements * size of dtype bytes
+};
+
+struct CheckpointSummaryData {
+  double loss = 0;
+  std::vector<int> blocks;
+  int experts = 0;
+  std::vector<float> thresholds;      // [blocks, experts]
+  std::string trainer_state;
+};
+
+// Where the elements of a logical tensor lie.
+struct TensorPlace {
+  std::string tensor;
+  std::string dtype;
+  std::vector<int64_t> global_shape;
+  int64_t first_element = 0;
+  int64_t elements = 0;
+  int shard = 0;
+  int64_t shard_offset = 0;           // bytes
+};
+
+struct CheckpointManifest {
+  std::string job_id;
+  int64_t step = 0;
+  int world_size = 0;
+  std::vector<TensorPlace> places;
+  CheckpointSummaryData summary;
+};
+
+struct ReadTarget {
+  int shard = 0;
+  int64_t offset = 0;                 // bytes
+  int64_t bytes = 0;
+  char* destination = nullptr;
+};
+
+struct SampleWork {
+  std::string request_id;
+  std::string job_id;
+  int64_t step = 0;
+  TrainingConfig config;
+  std::vector<int> classes;           // one per image
+  uint64_t seed = 0;
+  int steps = 50;
+  double guidance = 2;
+  std::optional<absl::Time> deadline;
+};
+
+struct StopCommand {
+  std::string reason;
+};
+struct CancelSampleCommand {
+  std::string request_id;
+};
+using RankCommandData = std::variant<StopCommand, SampleWork, CancelSampleCommand>;
+
+// Sent in this order per request: started, progress per denoise step, images, finished; or error.
+struct SampleStarted {};
+struct SampleProgressUpdate {
+  int step = 0;
+  int steps = 0;
+};
+struct SampleImage {
+  int index = 0;
+  int label = 0;
+  int height = 0, width = 0, channels = 0;
+  std::string pixels;                 // uint8 [height, width, channels]
+};
+struct SampleFinished {
+  std::vector<double> capacity;       // per MoE layer
+  double seconds = 0;
+  std::string thresholds_hash;
+};
+using SampleUpdateData =
+    std::variant<SampleStarted, SampleProgressUpdate, SampleImage, SampleFinished, absl::Status>;
+
+class RankLink {
+ public:
+  // Connects to the worker's unix socket and waits for the assignment.
+  static absl::StatusOr<std::unique_ptr<RankLink>> Connect(const std::string& socket_path,
+                                                           const std::string& group_id, int64_t epoch,
+                                                           int rank);
+  virtual ~RankLink() = default;
+
+  virtual const RankAssignment& assignment() const = 0;
+
+  // Training. Report returns at once.
+  virtual void Report(ProgressReport progress, std::vector<StepReportRecord> records) = 0;
+  // Blocks until the whole checkpoint is durable (all ranks have sent their shards) or failed. `summary` on rank 0 only.
+  virtual absl::Status PutShard(int64_t step, absl::Span<const TensorRun> runs,
+                                const std::optional<CheckpointSummaryData>& summary) = 0;
+  virtual absl::StatusOr<CheckpointManifest> GetManifest(const std::string& job_id, int64_t step) = 0;
+  virtual absl::Status ReadExtents(const std::string& job_id, int64_t step,
+                                   absl::Span<const ReadTarget> targets) = 0;
+
+  // Last words. Failure is said before exiting with an error; Done after the work is finished.
+  virtual void SayFailure(const absl::Status& status, int64_t step) = 0;
+  virtual void SayDone(int64_t step) = 0;
+
+  // The next command, or nothing when `timeout` has passed. A lost worker arrives as StopCommand.
+  virtual std::optional<RankCommandData> NextCommand(absl::Duration timeout) = 0;
+  // True once a StopCommand has arrived (also when nobody took it yet).
+  virtual bool stop_requested() const = 0;
+
+  // Sampling. Keeps the order of updates; blocks when 64 MB are waiting.
+  virtual absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) = 0;
+
+  // Rendezvous key-value store of this (group, epoch).
+  virtual absl::Status KeySet(const std::string& key, const std::string& value) = 0;
+  virtual absl::StatusOr<std::string> KeyGet(const std::string& key, absl::Duration timeout) = 0;
+  virtual absl::StatusOr<int64_t> KeyAdd(const std::string& key, int64_t amount) = 0;
+  virtual absl::Status KeyWait(const std::vector<std::string>& keys, absl::Duration timeout) = 0;
+  virtual absl::StatusOr<bool> KeyCheck(const std::vector<std::string>& keys) = 0;
+  virtual absl::StatusOr<bool> KeyDelete(const std::string& key) = 0;
+  virtual absl::StatusOr<int64_t> KeyCount() = 0;
+};
+
+}  // namespace diffmoe
