@@ -35,8 +35,7 @@ RandomStream::RandomStream(uint64_t seed, RandomUse use, uint64_t major, uint32_
       minor_(minor) {}
 
 std::array<uint32_t, 4> RandomStream::Block(uint32_t index) const {
-  // The top byte of the block index is free; the use takes its place together with the high bits of `major`.
-  return Philox4x32({index ^ (use_and_major_high_ << 24), use_and_major_high_, major_low_, minor_}, key_);
+  return Philox4x32({index, use_and_major_high_, major_low_, minor_}, key_);
 }
 
 float RandomStream::Uniform() const { return static_cast<float>(Block(0)[0] >> 8) * 0x1p-24f; }

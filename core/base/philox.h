@@ -22,12 +22,12 @@ enum class RandomUse : uint32_t {
 std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
 // Random numbers of one (seed, use, major, minor), for example (seed, kNoise, step, global sample index).
-// major < 2^40 (step, tensor index); minor < 2^32 (sample or image index).
+// major < 2^40 (step, tensor index); minor < 2^32 (sample or image index). A stream holds 2^32 blocks.
 class RandomStream {
  public:
   RandomStream(uint64_t seed, RandomUse use, uint64_t major, uint32_t minor);
 
-  // The i-th block of four 32-bit words, i < 2^24 - 1 blocks per stream.
+  // The i-th block of four 32-bit words.
   std::array<uint32_t, 4> Block(uint32_t index) const;
   // The first number, uniform in [0, 1) with 24 bits.
   float Uniform() const;
