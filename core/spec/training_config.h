@@ -26,7 +26,9 @@ struct ModelConfig {
   double capacity = 1;
   int64_t moe_every = 2;
   double time_scale = 1000;
+  bool learn_sigma = false;  // twice the output channels; the second half is the variance of DDPM
 
+  int64_t out_channels() const { return learn_sigma ? 2 * channels : channels; }
   int64_t tokens_per_sample() const { return (image_size / patch_size) * (image_size / patch_size); }
   int64_t hidden() const { return static_cast<int64_t>(mlp_ratio * static_cast<double>(width)); }
   bool IsMoeBlock(int64_t block) const {
