@@ -4,10 +4,11 @@ set(DIFFMOE_CUDA_RUNTIME_DIR ${DIFFMOE_DEPS_DIR}/torch-2.11.0/nvidia)
 if(NOT EXISTS ${DIFFMOE_TORCH_DIR}/lib/libtorch_cpu.so)
   message(FATAL_ERROR "LibTorch is not at ${DIFFMOE_TORCH_DIR}: run ./run setup")
 endif()
-file(GLOB_RECURSE DIFFMOE_CUDART ${DIFFMOE_CUDA_RUNTIME_DIR}/*/libcudart.so.13)
-get_filename_component(DIFFMOE_CUDART_DIR "${DIFFMOE_CUDART}" DIRECTORY)
-file(GLOB_RECURSE DIFFMOE_CUPTI ${DIFFMOE_CUDA_RUNTIME_DIR}/*/libcupti.so.13)
-get_filename_component(DIFFMOE_CUPTI_DIR "${DIFFMOE_CUPTI}" DIRECTORY)
+# Folders of the two CUDA libraries that libtorch_cpu.so needs, inside the wheels.
+find_path(DIFFMOE_CUDART_DIR libcudart.so.13 PATHS ${DIFFMOE_CUDA_RUNTIME_DIR}
+  PATH_SUFFIXES cu13/lib cuda_runtime/lib NO_DEFAULT_PATH REQUIRED)
+find_path(DIFFMOE_CUPTI_DIR libcupti.so.13 PATHS ${DIFFMOE_CUDA_RUNTIME_DIR}
+  PATH_SUFFIXES cu13/lib cuda_cupti/lib NO_DEFAULT_PATH REQUIRED)
 
 add_library(torch_cpu INTERFACE IMPORTED GLOBAL)
 target_include_directories(torch_cpu SYSTEM INTERFACE

@@ -89,7 +89,7 @@ find_pip() {
 }
 
 install_libtorch() {
-  local target=$deps_dir/torch-2.11.0 python partial
+  local target=$deps_dir/torch-2.11.0 python partial minor platforms=()
   [ ! -e "$target/torch/lib/libtorch_cpu.so" ] || return 0
   [ "$(uname -m)" = x86_64 ] || die "LibTorch is pinned for x86_64; this machine is $(uname -m)"
   python=$(find_pip)
@@ -100,11 +100,13 @@ install_libtorch() {
   [ ! -e "$target/torch/lib/libtorch_cpu.so" ] || return 0
   rm -rf "$deps_dir"/.partial.*
   partial=$(mktemp -d "$deps_dir/.partial.XXXXXX")
+  # Debian 12 has glibc 2.36: wheels built for any glibc from 2.17 to 2.28 run here.
+  for minor in $(seq 28 -1 17); do platforms+=(--platform "manylinux_2_${minor}_x86_64"); done
   say "installing LibTorch 2.11.0 into $target (about 600 MB to download)"
   with_progress "LibTorch" "$log_dir/libtorch.log" "$python" -m pip install --disable-pip-version-check \
     --no-input --require-hashes --no-deps --only-binary=:all: --python-version 3.11 --implementation cp --abi cp311 \
-    --abi none --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
-    --progress-bar off --no-compile --root-user-action ignore --target "$partial" -r deploy/dev/requirements.txt
+    --abi none "${platforms[@]}" --progress-bar off --no-compile --root-user-action ignore \
+    --target "$partial" -r deploy/dev/requirements.txt
   [ -e "$partial/torch/lib/libtorch_cpu.so" ] || die "the torch wheel holds no torch/lib/libtorch_cpu.so"
   chmod 755 "$partial"
   # Only a complete installation ever has the final name.
