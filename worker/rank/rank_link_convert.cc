@@ -1,0 +1,224 @@
+#include "worker/rank/rank_link_convert.h"
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/spec/spec_convert.h"
+
+namespace diffmoe {
+namespace {
+
+namespace pb = worker::v1;
+
+absl::StatusOr<int64_t> ElementsOf(const TensorRun& run) {
+  int64_t elements = 1;
+  for (int64_t size : run.global_shape) {
+    if (size < 0 || __builtin_mul_overflow(elements, size, &elements)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", run.tensor, ": a dimension is negative or the shape overflows"));
+    }
+  }
+  return elements;
+}
+
+absl::Status CheckRun(const TensorRun& run) {
+  if (BytesPerElement(run.dtype) == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", run.tensor, ": unknown dtype '", run.dtype, "'"));
+  }
+  absl::StatusOr<int64_t> total = ElementsOf(run);
+  if (!total.ok()) return total.status();
+  if (run.first_element < 0 || run.elements < 0 || run.first_element > *total - run.elements) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", run.tensor, ": run of ", run.elements,
+                                                   " elements at ", run.first_element,
+                                                   " is outside its ", *total, " elements"));
+  }
+  if (run.elements > 0 && run.data == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", run.tensor, ": run without data"));
+  }
+  return absl::OkStatus();
+}
+
+void FillSummary(const CheckpointSummaryData& summary, pb::CheckpointSummary* out) {
+  out->set_loss(summary.loss);
+  for (int block : summary.blocks) out->add_blocks(block);
+  out->set_experts(summary.experts);
+  for (float threshold : summary.thresholds) out->add_thresholds(threshold);
+  out->set_trainer_state(summary.trainer_state);
+}
+
+struct UpdateFiller {
+  pb::SampleUpdate* out;
+
+  void operator()(const SampleStarted&) { out->mutable_response()->mutable_started(); }
+  void operator()(const SampleProgressUpdate& progress) {
+    auto* message = out->mutable_response()->mutable_progress();
+    message->set_step(progress.step);
+    message->set_steps(progress.steps);
+  }
+  void operator()(SampleImage& image) {
+    auto* message = out->mutable_response()->mutable_image();
+    message->set_index(image.index);
+    message->set_label(image.label);
+    message->set_height(image.height);
+    message->set_width(image.width);
+    message->set_channels(image.channels);
+    message->set_pixels(std::move(image.pixels));
+  }
+  void operator()(const SampleFinished& finished) {
+    auto* receipt = out->mutable_response()->mutable_finished()->mutable_receipt();
+    for (double capacity : finished.capacity) receipt->add_capacity(capacity);
+    receipt->set_seconds(finished.seconds);
+    receipt->set_thresholds_hash(finished.thresholds_hash);
+  }
+  void operator()(const absl::Status& status) {
+    out->mutable_error()->set_status_code(static_cast<int>(status.code()));
+    out->mutable_error()->set_message(std::string(status.message()));
+  }
+};
+
+}  // namespace
+
+RankAssignment ToAssignment(const pb::StartRank& start) {
+  RankAssignment assignment;
+  assignment.group_id = start.group().id();
+  assignment.epoch = start.group().epoch();
+  assignment.rank = start.rank();
+  assignment.world_size = start.world_size();
+  assignment.role = start.role() == pb::ROLE_SAMPLE ? RankRole::kSample : RankRole::kTrain;
+  assignment.device = start.device();
+  if (start.has_spec()) assignment.config = ToTrainingConfig(start.spec());
+  assignment.restore_job = start.restore_job();
+  assignment.restore_step = start.restore_step();
+  return assignment;
+}
+
+pb::GroupId GroupIdOf(const RankAssignment& assignment) {
+  pb::GroupId group;
+  group.set_id(assignment.group_id);
+  group.set_epoch(assignment.epoch);
+  return group;
+}
+
+void FillProgress(const ProgressReport& report, v1::Progress* out) {
+  out->set_step(report.step);
+  out->set_total_steps(report.total_steps);
+  out->set_loss(report.loss);
+  out->set_predictor_loss(report.predictor_loss);
+  out->set_images_per_second(report.images_per_second);
+  out->set_grad_norm(report.grad_norm);
+  out->set_learning_rate(report.learning_rate);
+  out->set_seconds_left(report.seconds_left);
+  out->set_elapsed_seconds(report.elapsed_seconds);
+  out->set_bad_files(report.bad_files);
+  v1::StepPhases* phases = out->mutable_phases();
+  phases->set_data(report.data_seconds);
+  phases->set_forward(report.forward_seconds);
+  phases->set_backward(report.backward_seconds);
+  phases->set_exchange(report.exchange_seconds);
+  phases->set_reduce(report.reduce_seconds);
+  phases->set_optimizer(report.optimizer_seconds);
+  for (const LayerReport& layer : report.layers) {
+    v1::LayerStats* stats = out->add_layers();
+    stats->set_block(layer.block);
+    stats->set_capacity(layer.capacity);
+    stats->set_predictor_accuracy(layer.predictor_accuracy);
+    stats->set_zero_expert_tokens(layer.zero_expert_tokens);
+    for (float threshold : layer.thresholds) stats->add_thresholds(threshold);
+    for (float load : layer.expert_load) stats->add_expert_load(load);
+  }
+}
+
+void FillStepRecord(const StepReportRecord& record, v1::StepRecord* out) {
+  out->set_step(record.step);
+  out->set_loss(record.loss);
+  out->set_predictor_loss(record.predictor_loss);
+  out->set_grad_norm(record.grad_norm);
+  out->set_learning_rate(record.learning_rate);
+}
+
+int64_t BytesPerElement(const std::string& dtype) {
+  if (dtype == "F32" || dtype == "I32" || dtype == "U32") return 4;
+  if (dtype == "F64" || dtype == "I64" || dtype == "U64") return 8;
+  if (dtype == "F16" || dtype == "BF16" || dtype == "I16" || dtype == "U16") return 2;
+  if (dtype == "U8" || dtype == "I8" || dtype == "BOOL") return 1;
+  return 0;
+}
+
+absl::StatusOr<pb::ShardHeader> ToShardHeader(const RankAssignment& assignment, int64_t step,
+                                              absl::Span<const TensorRun> runs,
+                                              const std::optional<CheckpointSummaryData>& summary) {
+  pb::ShardHeader header;
+  *header.mutable_group() = GroupIdOf(assignment);
+  header.set_step(step);
+  header.set_rank(assignment.rank);
+  header.set_world_size(assignment.world_size);
+  int64_t offset = 0;
+  for (const TensorRun& run : runs) {
+    absl::Status checked = CheckRun(run);
+    if (!checked.ok()) return checked;
+    pb::TensorSlice* slice = header.add_slices();
+    slice->set_tensor(run.tensor);
+    slice->set_dtype(run.dtype);
+    for (int64_t size : run.global_shape) slice->add_global_shape(size);
+    slice->set_first_element(run.first_element);
+    slice->set_elements(run.elements);
+    slice->set_shard_offset(offset);
+    offset += run.elements * BytesPerElement(run.dtype);
+  }
+  header.set_bytes(offset);
+  if (summary.has_value()) FillSummary(*summary, header.mutable_summary());
+  return header;
+}
+
+CheckpointManifest ToCheckpointManifest(const pb::Manifest& manifest) {
+  CheckpointManifest out;
+  out.job_id = manifest.job_id();
+  out.step = manifest.step();
+  out.world_size = manifest.world_size();
+  out.places.reserve(static_cast<size_t>(manifest.slices_size()));
+  for (const pb::SlicePlace& place : manifest.slices()) {
+    const pb::TensorSlice& slice = place.slice();
+    out.places.push_back(
+        {.tensor = slice.tensor(),
+         .dtype = slice.dtype(),
+         .global_shape = {slice.global_shape().begin(), slice.global_shape().end()},
+         .first_element = slice.first_element(),
+         .elements = slice.elements(),
+         .shard = place.shard(),
+         .shard_offset = slice.shard_offset()});
+  }
+  const pb::CheckpointSummary& summary = manifest.summary();
+  out.summary.loss = summary.loss();
+  out.summary.blocks.assign(summary.blocks().begin(), summary.blocks().end());
+  out.summary.experts = summary.experts();
+  out.summary.thresholds.assign(summary.thresholds().begin(), summary.thresholds().end());
+  out.summary.trainer_state = summary.trainer_state();
+  return out;
+}
+
+SampleWork ToSampleWork(const pb::SampleTask& task, absl::Time now) {
+  SampleWork work;
+  work.request_id = task.request_id();
+  work.job_id = task.job_id();
+  work.step = task.step();
+  work.config = ToTrainingConfig(task.spec());
+  work.classes.assign(task.request().classes().begin(), task.request().classes().end());
+  work.seed = task.request().seed();
+  work.steps = task.request().steps();
+  work.guidance = task.request().guidance();
+  if (task.deadline_ms() > 0) work.deadline = now + absl::Milliseconds(task.deadline_ms());
+  return work;
+}
+
+pb::SampleUpdate ToSampleUpdate(const RankAssignment& assignment, const std::string& request_id,
+                                SampleUpdateData update) {
+  pb::SampleUpdate out;
+  out.set_request_id(request_id);
+  *out.mutable_group() = GroupIdOf(assignment);
+  std::visit(UpdateFiller{&out}, update);
+  return out;
+}
+
+}  // namespace diffmoe
