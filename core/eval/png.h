@@ -4,20 +4,13 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "core/data/image.h"
 
 namespace diffmoe {
-
-struct Image {
-  int height = 0;
-  int width = 0;
-  int channels = 0;
-  std::vector<uint8_t> pixels;
-};
 
 // The bytes of a PNG file. INVALID_ARGUMENT when the sizes don't fit each other.
 absl::StatusOr<std::string> EncodePng(int height, int width, int channels,
