@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""The Grafana dashboard speaks of metrics that exist, and every panel states its unit and meaning."""
+
+import json
+import os
+import re
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def read(path):
+    with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+        return file.read()
+
+
+class DashboardTest(unittest.TestCase):
+    def setUp(self):
+        self.dashboard = json.loads(read("deploy/grafana/diffmoe.json"))
+        self.panels = [p for p in self.dashboard["panels"] if p["type"] != "row"]
+        self.metrics = set(re.findall(r'"(diffmoe_\w+)", Kind::', read("core/metrics/catalogue.h")))
+
+    def test_every_query_names_a_metric_of_the_catalogue(self):
+        self.assertGreater(len(self.metrics), 20)
+        for panel in self.panels:
+            self.assertTrue(panel["targets"], panel["title"])
+            for target in panel["targets"]:
+                names = re.findall(r"diffmoe_\w+", target["expr"])
+                self.assertTrue(names, target["expr"])
+                for name in names:
+                    base = re.sub(r"_(bucket|sum|count)$", "", name)
+                    self.assertTrue(name in self.metrics or base in self.metrics, f"{panel['title']}: no metric {name}")
+
+    def test_every_panel_states_unit_and_meaning(self):
+        self.assertGreater(len(self.panels), 20)
+        for panel in self.panels:
+            self.assertRegex(panel["description"], r"^Unit: .{20,}", panel["title"])
+            self.assertTrue(panel["fieldConfig"]["defaults"]["unit"], panel["title"])
+
+    def test_panels_do_not_overlap(self):
+        taken = {}
+        for panel in self.dashboard["panels"]:
+            place = panel["gridPos"]
+            for x in range(place["x"], place["x"] + place["w"]):
+                for y in range(place["y"], place["y"] + place["h"]):
+                    self.assertNotIn((x, y), taken, f"{panel['title']} lies on {taken.get((x, y))}")
+                    taken[x, y] = panel["title"]
+
+    def test_what_an_operator_looks_at_first_is_there(self):
+        used = " ".join(t["expr"] for p in self.panels for t in p["targets"])
+        for name in ("diffmoe_train_loss", "diffmoe_train_samples_per_second", "diffmoe_train_step_duration_seconds",
+                     "diffmoe_moe_capacity_ratio", "diffmoe_moe_threshold", "diffmoe_jobs", "diffmoe_sample_requests_total",
+                     "diffmoe_checkpoint_last_step"):
+            self.assertIn(name, used)
+
+
+if __name__ == "__main__":
+    unittest.main()
