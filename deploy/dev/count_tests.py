@@ -44,10 +44,11 @@ def main(folder):
                 some_failed = bool(more_failed)
             elif status == "run":
                 passed += 1
-            if status == "notrun" or test.find("skipped") is not None:
-                reason = test.find("skipped")
-                skipped[name] = reason.get("message", "") if reason is not None else "not run"
-            elif status == "fail" and not some_failed:
+            note = test.find("skipped")
+            if note is not None and note.get("message", "").startswith("SKIP_"):
+                skipped[name] = (test.findtext("system-out") or "").strip() or "no reason given"
+            elif status in ("fail", "notrun") and not some_failed:
+                # notrun without a skip: the binary is missing or could not be started.
                 failed.append(name)
     for name, reason in skipped.items():
         print(f"skipped: {name}: {reason}")
