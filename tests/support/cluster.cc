@@ -136,7 +136,7 @@ void Cluster::KillWorker() {
   (void)worker_->Wait(kStartLimit);
 }
 
-ProcessOptions Cluster::CliOptions(std::vector<std::string> arguments) const {
+ProcessOptions Cluster::CliOptions(const std::vector<std::string>& arguments) const {
   ProcessOptions process;
   process.argv.push_back(Program("diffmoe"));
   Append(&process.argv, arguments);
@@ -144,19 +144,21 @@ ProcessOptions Cluster::CliOptions(std::vector<std::string> arguments) const {
   return process;
 }
 
-absl::StatusOr<RunResult> Cluster::Cli(std::vector<std::string> arguments, absl::Duration limit) {
-  return RunProcess(CliOptions(std::move(arguments)), limit);
+absl::StatusOr<RunResult> Cluster::Cli(const std::vector<std::string>& arguments,
+                                       absl::Duration limit) {
+  return RunProcess(CliOptions(arguments), limit);
 }
 
-absl::StatusOr<std::unique_ptr<Process>> Cluster::StartCli(std::vector<std::string> arguments) {
-  return Process::Start(CliOptions(std::move(arguments)));
+absl::StatusOr<std::unique_ptr<Process>> Cluster::StartCli(
+    const std::vector<std::string>& arguments) {
+  return Process::Start(CliOptions(arguments));
 }
 
 absl::StatusOr<nlohmann::json> Cluster::CliJson(std::vector<std::string> arguments,
                                                 absl::Duration limit) {
   arguments.insert(arguments.end(), {"-o", "json"});
   const std::string command = absl::StrJoin(arguments, " ");
-  ASSIGN_OR_RETURN(const RunResult result, Cli(std::move(arguments), limit));
+  ASSIGN_OR_RETURN(const RunResult result, Cli(arguments, limit));
   nlohmann::json value = nlohmann::json::parse(result.out, nullptr, false);
   if (result.exit != ExitState{0, 0} || value.is_discarded()) {
     return absl::InternalError(absl::StrCat("diffmoe ", command, ": exit code ",

@@ -63,15 +63,15 @@ class Cluster {
   const std::string& worker_metrics() const { return worker_metrics_; }
 
   // Runs `diffmoe ARGUMENT...` against this cluster.
-  absl::StatusOr<RunResult> Cli(std::vector<std::string> arguments,
+  absl::StatusOr<RunResult> Cli(const std::vector<std::string>& arguments,
                                 absl::Duration limit = absl::Seconds(30));
-  absl::StatusOr<std::unique_ptr<Process>> StartCli(std::vector<std::string> arguments);
+  absl::StatusOr<std::unique_ptr<Process>> StartCli(const std::vector<std::string>& arguments);
   // Runs `diffmoe ARGUMENT... -o json`. Errors: INTERNAL when it fails or prints something else.
   absl::StatusOr<nlohmann::json> CliJson(std::vector<std::string> arguments,
                                          absl::Duration limit = absl::Seconds(30));
 
  private:
-  ProcessOptions CliOptions(std::vector<std::string> arguments) const;
+  ProcessOptions CliOptions(const std::vector<std::string>& arguments) const;
   absl::Status ReadCoordinatorAddresses(pid_t pid);
   absl::Status ReadWorkerAddresses(pid_t pid);
 

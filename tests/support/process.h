@@ -77,6 +77,12 @@ struct RunResult {
   std::string err;
 };
 
+// Processes whose parent is `parent` and whose command line holds every one of `words`, ascending.
+std::vector<pid_t> ChildrenOf(pid_t parent, const std::vector<std::string>& words = {});
+
+// "127.0.0.1:PORT" of the first IPv4 TCP port on which `pid` listens; empty when there is none.
+std::string ListeningAddress(pid_t pid);
+
 // Starts a program and waits for its end. Errors: as Start and Wait.
 absl::StatusOr<RunResult> RunProcess(const ProcessOptions& options, absl::Duration limit);
 

@@ -1,4 +1,5 @@
 #include <signal.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -93,6 +94,23 @@ TEST(ProcessTest, DestructorKillsGrandchildrenToo) {
     const std::string stat = ReadFile("/proc/" + std::to_string(grandchild) + "/stat");
     return stat.find(") Z ") != std::string::npos;
   }));
+}
+
+TEST(ProcFsTest, FindsChildrenByTheirCommandLine) {
+  const auto one = Process::Start(Shell("echo up; exec cat /dev/zero > /dev/null"));
+  const auto other = Process::Start(Shell("echo up; exec cat /dev/full > /dev/null"));
+  ASSERT_TRUE(one.ok() && other.ok());
+  ASSERT_TRUE((*one)->WaitForText("up", kLimit) && (*other)->WaitForText("up", kLimit));
+  EXPECT_TRUE(WaitUntil(kLimit, [&] {
+    return ChildrenOf(getpid(), {"cat", "/dev/zero"}) == std::vector<pid_t>{(*one)->pid()};
+  }));
+  EXPECT_EQ(ChildrenOf(getpid()).size(), 2);
+  EXPECT_EQ(ChildrenOf(getpid(), {"no such word"}).size(), 0);
+}
+
+TEST(ProcFsTest, FindsTheListeningPort) {
+  const HeldPort port;
+  EXPECT_EQ(ListeningAddress(getpid()), port.address());
 }
 
 TEST(HttpGetTest, NothingListens) {
