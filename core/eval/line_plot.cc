@@ -18,7 +18,7 @@ constexpr Colour kWhite{255, 255, 255}, kInk{40, 44, 52}, kGrid{228, 231, 236},
 constexpr Colour kPalette[] = {{0, 114, 178}, {213, 94, 0},   {0, 158, 115},  {204, 121, 167},
                                {230, 159, 0}, {86, 180, 233}, {110, 64, 170}, {80, 80, 80}};
 constexpr int kTextScale = 2;
-constexpr int kTicks = 6;
+constexpr int kTicks = 8;
 
 // One axis: values to pixels, and where its ticks are.
 struct Axis {
