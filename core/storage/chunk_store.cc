@@ -1,0 +1,352 @@
+#include "core/storage/chunk_store.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "core/base/log.h"
+#include "core/base/status_macros.h"
+#include "core/storage/chunk_key.h"
+#include "core/storage/directory_lock.h"
+#include "core/storage/rocksdb_support.h"
+#include "core/storage/shard_reader.h"
+#include "core/storage/shard_writer.h"
+#include "rocksdb/cache.h"
+#include "rocksdb/convenience.h"
+#include "rocksdb/db.h"
+#include "rocksdb/table.h"
+
+namespace diffmoe {
+namespace {
+
+using storage::DecodeChunkKey;
+using storage::FromRocksDb;
+
+constexpr size_t kBlockCacheBytes = size_t{16} << 20;
+
+rocksdb::Options DbOptions(rocksdb::Env* env) {
+  rocksdb::Options options;
+  if (env != nullptr) options.env = env;
+  options.create_if_missing = true;
+  // A missing or short file must not keep the other checkpoints from being read; every read is
+  // verified by the caller's checksums, and CheckPresent looks at the files.
+  options.paranoid_checks = false;
+  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
+  options.compression = rocksdb::kNoCompression;
+  options.max_open_files = 256;
+  options.max_background_jobs = 2;
+  options.write_buffer_size = size_t{1} << 20;
+  options.info_log = storage::NewRocksDbLogger("chunks");
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = rocksdb::NewLRUCache(kBlockCacheBytes);
+  table.checksum = rocksdb::kXXH3;
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  return options;
+}
+
+// The chunks of one shard that one table file holds.
+struct FileRange {
+  int64_t first = 0;
+  int64_t last = 0;
+  std::string path;
+  uint64_t size = 0;
+};
+
+absl::Status CheckFile(const FileRange& file) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(file.path, error);
+  if (error) return absl::DataLossError(absl::StrCat("file ", file.path, ": ", error.message()));
+  if (size != file.size) {
+    return absl::DataLossError(
+        absl::StrCat("file ", file.path, " has ", size, " bytes, expected ", file.size));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+uint64_t ChunkChecksum(std::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+
+class ChunkStore::Impl {
+ public:
+  Impl(DirectoryLock lock, const ChunkStoreOptions& options)
+      : lock_(std::move(lock)), options_(options), db_options_(DbOptions(options.env)) {}
+  ~Impl() {
+    if (db_ != nullptr) db_->Close().PermitUncheckedError();
+  }
+
+  absl::Status Start();
+  absl::StatusOr<std::unique_ptr<ShardWriter::Impl>> NewShard(const CheckpointId& id, int shard,
+                                                              int64_t bytes);
+  absl::Status Ingest(const CheckpointId& id, const std::vector<ShardWriter::Impl*>& shards);
+  absl::Status CheckPresent(const CheckpointId& id, const ShardLayout& layout) const;
+  absl::Status Delete(const CheckpointId& id);
+  std::vector<StoredCheckpoint> List() const;
+  rocksdb::DB* db() const { return db_.get(); }
+
+ private:
+  std::string work_path() const { return lock_.directory() + "/work"; }
+  absl::Status SweepWorkFiles();
+  absl::Status CheckSpace(int64_t bytes) const;
+  absl::Status ResumeIfStopped() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+  absl::StatusOr<bool> HasKeys(const CheckpointId& id) const;
+  std::vector<rocksdb::LiveFileMetaData> Files() const {
+    std::vector<rocksdb::LiveFileMetaData> files;
+    db_->GetLiveFilesMetaData(&files);
+    return files;
+  }
+
+  const DirectoryLock lock_;
+  const ChunkStoreOptions options_;
+  const rocksdb::Options db_options_;
+  std::atomic<uint64_t> next_file_{1};
+  absl::Mutex write_mutex_;  // one ingest or delete at a time
+  bool stopped_ ABSL_GUARDED_BY(write_mutex_) = false;
+  std::unique_ptr<rocksdb::DB> db_;
+};
+
+absl::Status ChunkStore::Impl::Start() {
+  RETURN_IF_ERROR(SweepWorkFiles());
+  const std::string path = lock_.directory() + "/db";
+  std::error_code error;
+  const bool has_files =
+      std::filesystem::exists(path, error) && !std::filesystem::is_empty(path, error);
+  if (has_files && !std::filesystem::exists(path + "/CURRENT", error)) {
+    for (const auto& entry : std::filesystem::directory_iterator(path, error)) {
+      if (entry.path().extension() != ".sst") continue;
+      return absl::DataLossError(
+          absl::StrCat("chunk store ", lock_.directory(), " is damaged: ", path,
+                       "/CURRENT is missing; restore the directory from a backup, or remove it to "
+                       "go on without its checkpoints"));
+    }
+  }
+  rocksdb::DB* db = nullptr;
+  const absl::Status opened =
+      FromRocksDb(rocksdb::DB::Open(db_options_, path, &db), absl::StrCat("open ", path));
+  if (absl::IsDataLoss(opened)) {
+    return absl::DataLossError(
+        absl::StrCat("chunk store ", lock_.directory(), " is damaged: ", opened.message(),
+                     "; restore the directory from a backup, or remove it to go on without its "
+                     "checkpoints"));
+  }
+  RETURN_IF_ERROR(opened);
+  db_.reset(db);
+  return absl::OkStatus();
+}
+
+absl::Status ChunkStore::Impl::SweepWorkFiles() {
+  std::error_code error;
+  std::filesystem::create_directories(work_path(), error);
+  if (error)
+    return absl::InternalError(absl::StrCat("cannot create ", work_path(), ": ", error.message()));
+  int64_t swept = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(work_path(), error)) {
+    if (entry.path().extension() != ".sst") continue;
+    std::error_code removal;
+    std::filesystem::remove(entry.path(), removal);
+    if (removal)
+      return absl::InternalError(
+          absl::StrCat("cannot remove ", entry.path().string(), ": ", removal.message()));
+    ++swept;
+  }
+  if (swept > 0)
+    LogInfo("chunks", "removed unfinished files", {{"files", swept}, {"path", work_path()}});
+  return absl::OkStatus();
+}
+
+absl::Status ChunkStore::Impl::CheckSpace(int64_t bytes) const {
+  std::error_code error;
+  const std::filesystem::space_info space = std::filesystem::space(work_path(), error);
+  if (error)
+    return absl::InternalError(
+        absl::StrCat("cannot ask ", work_path(), " for space: ", error.message()));
+  const uint64_t needed =
+      static_cast<uint64_t>(bytes) + static_cast<uint64_t>(options_.reserve_bytes);
+  if (space.available < needed) {
+    return absl::ResourceExhaustedError(absl::StrCat("disk of ", lock_.directory(), " has ",
+                                                     space.available, " bytes free, a shard of ",
+                                                     bytes, " needs ", needed));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<ShardWriter::Impl>> ChunkStore::Impl::NewShard(
+    const CheckpointId& id, int shard, int64_t bytes) {
+  RETURN_IF_ERROR(storage::CheckId(id));
+  if (shard < 0 || shard > storage::kMaxShard) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("shard must be 0 to ", storage::kMaxShard, ", got ", shard));
+  }
+  if (bytes < 0 || bytes / kChunkBytes > storage::kMaxChunk) {
+    return absl::InvalidArgumentError(absl::StrCat("a shard can't have ", bytes, " bytes"));
+  }
+  RETURN_IF_ERROR(CheckSpace(bytes));
+  auto files = std::make_unique<storage::ShardFiles>(db_options_, options_.file_bytes, [this] {
+    return absl::StrCat(work_path(), "/", absl::Dec(next_file_++, absl::kZeroPad8), ".sst");
+  });
+  return std::make_unique<ShardWriter::Impl>(id, shard, bytes, std::move(files));
+}
+
+absl::Status ChunkStore::Impl::ResumeIfStopped() {
+  if (!stopped_) return absl::OkStatus();
+  RETURN_IF_ERROR(
+      FromRocksDb(db_->Resume(), absl::StrCat("write to ", lock_.directory(), " again")));
+  stopped_ = false;
+  return absl::OkStatus();
+}
+
+absl::Status ChunkStore::Impl::Ingest(const CheckpointId& id,
+                                      const std::vector<ShardWriter::Impl*>& shards) {
+  rocksdb::IngestExternalFileOptions ingest;
+  ingest.move_files = true;
+  ingest.failed_move_fall_back_to_copy = false;
+  ingest.write_global_seqno = false;
+  std::vector<std::string> paths;
+  for (ShardWriter::Impl* shard : shards) {
+    if (shard->id() != id || !shard->sealed()) {
+      return absl::InvalidArgumentError(absl::StrCat("shard ", shard->layout().shard, " of ",
+                                                     ToString(shard->id()),
+                                                     " can't become part of ", ToString(id)));
+    }
+    paths.insert(paths.end(), shard->files().paths().begin(), shard->files().paths().end());
+  }
+  absl::MutexLock lock(&write_mutex_);
+  RETURN_IF_ERROR(ResumeIfStopped());
+  ASSIGN_OR_RETURN(const bool taken, HasKeys(id));
+  if (taken)
+    return absl::AlreadyExistsError(
+        absl::StrCat("bytes of ", ToString(id), " are in the chunk store already"));
+  if (paths.empty()) return absl::OkStatus();
+  const rocksdb::Status status = db_->IngestExternalFile(paths, ingest);
+  if (!status.ok()) {
+    stopped_ = true;
+    return FromRocksDb(status, absl::StrCat("commit the bytes of ", ToString(id)));
+  }
+  for (ShardWriter::Impl* shard : shards) shard->files().Release();
+  return absl::OkStatus();
+}
+
+// Looks at the files only: a key read would read its chunk too.
+absl::StatusOr<bool> ChunkStore::Impl::HasKeys(const CheckpointId& id) const {
+  for (const rocksdb::LiveFileMetaData& file : Files()) {
+    const auto first = DecodeChunkKey(file.smallestkey);
+    if (first.has_value() && first->id == id && file.num_entries > file.num_deletions) return true;
+  }
+  return false;
+}
+
+absl::Status ChunkStore::Impl::CheckPresent(const CheckpointId& id,
+                                            const ShardLayout& layout) const {
+  RETURN_IF_ERROR(CheckLayout(id, layout));
+  std::vector<FileRange> ranges;
+  for (const rocksdb::LiveFileMetaData& file : Files()) {
+    const auto first = DecodeChunkKey(file.smallestkey);
+    const auto last = DecodeChunkKey(file.largestkey);
+    if (!first.has_value() || !last.has_value() || first->id != id || first->shard != layout.shard)
+      continue;
+    if (file.num_entries == file.num_deletions) continue;
+    ranges.push_back({first->chunk, last->chunk, file.db_path + file.name, file.size});
+  }
+  std::sort(ranges.begin(), ranges.end(),
+            [](const FileRange& a, const FileRange& b) { return a.first < b.first; });
+  const std::string where = absl::StrCat("shard ", layout.shard, " of ", ToString(id));
+  int64_t next = 0;
+  for (const FileRange& range : ranges) {
+    const absl::Status status = CheckFile(range);
+    if (!status.ok()) return absl::DataLossError(absl::StrCat(where, ": ", status.message()));
+    if (range.first != next) break;
+    next = range.last + 1;
+  }
+  const int64_t chunks = static_cast<int64_t>(layout.chunk_xxh3.size());
+  if (next == chunks) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(where, ": chunk ", next, " of ", chunks, " is missing"));
+}
+
+absl::Status ChunkStore::Impl::Delete(const CheckpointId& id) {
+  RETURN_IF_ERROR(storage::CheckId(id));
+  const std::string begin = storage::CheckpointBegin(id);
+  const std::string end = storage::CheckpointEnd(id);
+  const rocksdb::Slice first(begin), last(end);
+  const std::string action = absl::StrCat("delete the bytes of ", ToString(id));
+  absl::MutexLock lock(&write_mutex_);
+  RETURN_IF_ERROR(ResumeIfStopped());
+  rocksdb::ColumnFamilyHandle* family = db_->DefaultColumnFamily();
+  rocksdb::Status status =
+      rocksdb::DeleteFilesInRange(db_.get(), family, &first, &last, /*include_end=*/false);
+  if (!status.ok()) {
+    stopped_ = true;
+    return FromRocksDb(status, action);
+  }
+  // Files in level 0, or being moved, are left by that call.
+  ASSIGN_OR_RETURN(const bool left, HasKeys(id));
+  if (!left) return absl::OkStatus();
+  rocksdb::WriteOptions synced;
+  synced.sync = true;
+  RETURN_IF_ERROR(FromRocksDb(db_->DeleteRange(synced, family, first, last), action));
+  return FromRocksDb(db_->CompactRange(rocksdb::CompactRangeOptions(), &first, &last), action);
+}
+
+std::vector<StoredCheckpoint> ChunkStore::Impl::List() const {
+  std::map<CheckpointId, int64_t> bytes;
+  for (const rocksdb::LiveFileMetaData& file : Files()) {
+    const auto first = DecodeChunkKey(file.smallestkey);
+    if (!first.has_value() || file.num_entries == file.num_deletions) continue;
+    bytes[first->id] += static_cast<int64_t>(file.size);
+  }
+  std::vector<StoredCheckpoint> checkpoints;
+  for (const auto& [id, size] : bytes) checkpoints.push_back({id, size});
+  return checkpoints;
+}
+
+absl::StatusOr<std::unique_ptr<ChunkStore>> ChunkStore::Open(const std::string& directory,
+                                                             const ChunkStoreOptions& options) {
+  ASSIGN_OR_RETURN(DirectoryLock lock, DirectoryLock::Acquire(directory));
+  auto impl = std::make_unique<Impl>(std::move(lock), options);
+  RETURN_IF_ERROR(impl->Start());
+  return std::unique_ptr<ChunkStore>(new ChunkStore(std::move(impl)));
+}
+
+ChunkStore::ChunkStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+ChunkStore::~ChunkStore() = default;
+
+absl::StatusOr<std::unique_ptr<ShardWriter>> ChunkStore::NewShard(const CheckpointId& id, int shard,
+                                                                  int64_t bytes) {
+  ASSIGN_OR_RETURN(auto writer, impl_->NewShard(id, shard, bytes));
+  return std::unique_ptr<ShardWriter>(new ShardWriter(std::move(writer)));
+}
+
+absl::Status ChunkStore::Ingest(const CheckpointId& id,
+                                std::vector<std::unique_ptr<ShardWriter>> shards) {
+  std::vector<ShardWriter::Impl*> writers;
+  for (const auto& shard : shards) writers.push_back(shard->impl_.get());
+  return impl_->Ingest(id, writers);
+}
+
+std::unique_ptr<ShardReader> ChunkStore::NewReader(const CheckpointId& id,
+                                                   ShardLayout layout) const {
+  return std::unique_ptr<ShardReader>(
+      new ShardReader(std::make_unique<ShardReader::Impl>(impl_->db(), id, std::move(layout))));
+}
+
+absl::Status ChunkStore::CheckPresent(const CheckpointId& id, const ShardLayout& layout) const {
+  return impl_->CheckPresent(id, layout);
+}
+absl::Status ChunkStore::Delete(const CheckpointId& id) { return impl_->Delete(id); }
+std::vector<StoredCheckpoint> ChunkStore::List() const { return impl_->List(); }
+int64_t ChunkStore::size_bytes() const {
+  uint64_t bytes = 0;
+  impl_->db()->GetIntProperty("rocksdb.live-sst-files-size", &bytes);
+  return static_cast<int64_t>(bytes);
+}
+
+}  // namespace diffmoe
