@@ -1,0 +1,89 @@
+#include <algorithm>
+#include <numeric>
+#include <string>
+
+#include "core/metrics/metrics.h"
+#include "diffmoe/v1/training_job.pb.h"
+
+namespace diffmoe::metrics {
+
+TrainMetrics::TrainMetrics(Registry& registry)
+    : loss_(registry.get(), kTrainLoss),
+      predictor_loss_(registry.get(), kTrainPredictorLoss),
+      grad_norm_(registry.get(), kTrainGradNorm),
+      learning_rate_(registry.get(), kTrainLearningRate),
+      step_(registry.get(), kTrainStep),
+      planned_steps_(registry.get(), kTrainPlannedSteps),
+      step_duration_(registry.get(), kTrainStepDuration),
+      samples_(registry.get(), kTrainSamples),
+      samples_per_second_(registry.get(), kTrainSamplesPerSecond),
+      bad_files_(registry.get(), kTrainBadFiles),
+      capacity_(registry.get(), kMoeCapacity),
+      expert_load_(registry.get(), kMoeExpertLoad),
+      dead_experts_(registry.get(), kMoeDeadExperts),
+      threshold_(registry.get(), kMoeThreshold),
+      predictor_accuracy_(registry.get(), kMoePredictorAccuracy),
+      zero_expert_tokens_(registry.get(), kMoeZeroExpertTokens) {}
+
+void TrainMetrics::Update(const std::string& job_id, const v1::Progress& progress,
+                          int64_t global_batch) {
+  loss_.Set({job_id}, progress.loss());
+  predictor_loss_.Set({job_id}, progress.predictor_loss());
+  grad_norm_.Set({job_id}, progress.grad_norm());
+  learning_rate_.Set({job_id}, progress.learning_rate());
+  step_.Set({job_id}, static_cast<double>(progress.step()));
+  planned_steps_.Set({job_id}, static_cast<double>(progress.total_steps()));
+  samples_per_second_.Set({job_id}, progress.images_per_second());
+  bad_files_.Set({job_id}, static_cast<double>(progress.bad_files()));
+  if (progress.has_phases()) {
+    const v1::StepPhases& phases = progress.phases();
+    step_duration_.Set({job_id, "data"}, phases.data());
+    step_duration_.Set({job_id, "forward"}, phases.forward());
+    step_duration_.Set({job_id, "backward"}, phases.backward());
+    step_duration_.Set({job_id, "exchange"}, phases.exchange());
+    step_duration_.Set({job_id, "reduce"}, phases.reduce());
+    step_duration_.Set({job_id, "optimizer"}, phases.optimizer());
+  }
+  for (const v1::LayerStats& layer : progress.layers()) UpdateLayer(job_id, layer);
+
+  int64_t steps = 0;
+  {
+    std::lock_guard lock(mutex_);
+    const auto [entry, first] = last_step_.try_emplace(job_id, progress.step());
+    if (!first) steps = std::max<int64_t>(0, progress.step() - entry->second);
+    entry->second = progress.step();
+  }
+  samples_.Add({job_id}, static_cast<double>(steps * global_batch));
+}
+
+void TrainMetrics::UpdateLayer(const std::string& job_id, const v1::LayerStats& layer) {
+  const std::string block = std::to_string(layer.block());
+  capacity_.Set({job_id, block}, layer.capacity());
+  predictor_accuracy_.Set({job_id, block}, layer.predictor_accuracy());
+  zero_expert_tokens_.Set({job_id, block}, layer.zero_expert_tokens());
+  const auto summarise = [&](GaugeSeries& gauges, const auto& values) {
+    if (values.empty()) return;
+    gauges.Set({job_id, block, "min"}, *std::min_element(values.begin(), values.end()));
+    gauges.Set({job_id, block, "mean"},
+               std::accumulate(values.begin(), values.end(), 0.0) / values.size());
+    gauges.Set({job_id, block, "max"}, *std::max_element(values.begin(), values.end()));
+  };
+  summarise(expert_load_, layer.expert_load());
+  summarise(threshold_, layer.thresholds());
+  const auto dead = std::count(layer.expert_load().begin(), layer.expert_load().end(), 0.0F);
+  if (!layer.expert_load().empty()) dead_experts_.Set({job_id, block}, static_cast<double>(dead));
+}
+
+void TrainMetrics::Remove(const std::string& job_id) {
+  for (GaugeSeries* gauges :
+       {&loss_, &predictor_loss_, &grad_norm_, &learning_rate_, &step_, &planned_steps_,
+        &step_duration_, &samples_per_second_, &bad_files_, &capacity_, &expert_load_,
+        &dead_experts_, &threshold_, &predictor_accuracy_, &zero_expert_tokens_}) {
+    gauges->RemoveFirst(job_id);
+  }
+  samples_.RemoveFirst(job_id);
+  std::lock_guard lock(mutex_);
+  last_step_.erase(job_id);
+}
+
+}  // namespace diffmoe::metrics
