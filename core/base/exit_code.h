@@ -24,21 +24,32 @@ enum ExitCode : int {
 
 inline ExitCode ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
-    case absl::StatusCode::kOk: return kExitOk;
+    case absl::StatusCode::kOk:
+      return kExitOk;
     case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kOutOfRange: return kExitInvalidSpec;
-    case absl::StatusCode::kNotFound: return kExitNotFound;
+    case absl::StatusCode::kOutOfRange:
+      return kExitInvalidSpec;
+    case absl::StatusCode::kNotFound:
+      return kExitNotFound;
     case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kUnauthenticated: return kExitPermission;
+    case absl::StatusCode::kUnauthenticated:
+      return kExitPermission;
     case absl::StatusCode::kAlreadyExists:
     case absl::StatusCode::kAborted:
-    case absl::StatusCode::kFailedPrecondition: return kExitConflict;
-    case absl::StatusCode::kResourceExhausted: return kExitQuota;
-    case absl::StatusCode::kUnavailable: return kExitUnavailable;
-    case absl::StatusCode::kDeadlineExceeded: return kExitDeadline;
-    case absl::StatusCode::kCancelled: return kExitCancelled;
-    case absl::StatusCode::kDataLoss: return kExitCorrupt;
-    default: return kExitInternal;
+    case absl::StatusCode::kFailedPrecondition:
+      return kExitConflict;
+    case absl::StatusCode::kResourceExhausted:
+      return kExitQuota;
+    case absl::StatusCode::kUnavailable:
+      return kExitUnavailable;
+    case absl::StatusCode::kDeadlineExceeded:
+      return kExitDeadline;
+    case absl::StatusCode::kCancelled:
+      return kExitCancelled;
+    case absl::StatusCode::kDataLoss:
+      return kExitCorrupt;
+    default:
+      return kExitInternal;
   }
 }
 

@@ -48,13 +48,15 @@ std::string Quoted(std::string_view value) {
 void Log(Severity severity, std::string_view component, std::string_view message,
          std::initializer_list<LogField> fields) {
   static constexpr const char* kNames[] = {"INFO", "WARN", "ERROR"};
-  std::string line = absl::StrCat(
-      absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()), " ",
-      kNames[static_cast<int>(severity)], " [", EscapeForLog(component), "] ",
-      EscapeForLog(message));
-  for (const LogField& field : fields) absl::StrAppend(&line, " ", field.key, "=", Quoted(field.value));
+  std::string line =
+      absl::StrCat(absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()), " ",
+                   kNames[static_cast<int>(severity)], " [", EscapeForLog(component), "] ",
+                   EscapeForLog(message));
+  for (const LogField& field : fields)
+    absl::StrAppend(&line, " ", field.key, "=", Quoted(field.value));
   line += '\n';
-  // One write per line keeps lines of several threads and processes whole. A closed stderr loses the line only.
+  // One write per line keeps lines of several threads and processes whole. A closed stderr loses
+  // the line only.
   [[maybe_unused]] ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
 }
 

@@ -1,5 +1,6 @@
-// One line per event on standard error: time, severity, component, message, key=value fields. Control characters in any
-// part are escaped, so that a name from outside can't forge a line. Thread-safe.
+// One line per event on standard error: time, severity, component, message, key=value fields.
+// Control characters in any part are escaped, so that a name from outside can't forge a line.
+// Thread-safe.
 #pragma once
 
 #include <initializer_list>

@@ -30,7 +30,8 @@ std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<u
 
 RandomStream::RandomStream(uint64_t seed, RandomUse use, uint64_t major, uint32_t minor)
     : key_{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)},
-      use_and_major_high_(static_cast<uint32_t>(use) << 8 | (static_cast<uint32_t>(major >> 32) & 0xFF)),
+      use_and_major_high_(static_cast<uint32_t>(use) << 8 |
+                          (static_cast<uint32_t>(major >> 32) & 0xFF)),
       major_low_(static_cast<uint32_t>(major)),
       minor_(minor) {}
 
@@ -76,10 +77,12 @@ KeyedPermutation::KeyedPermutation(uint64_t seed, uint64_t epoch, uint64_t size)
 
 uint64_t KeyedPermutation::Encrypt(uint64_t value) const {
   const uint32_t mask = static_cast<uint32_t>((uint64_t{1} << half_bits_) - 1);
-  uint32_t left = static_cast<uint32_t>(value >> half_bits_), right = static_cast<uint32_t>(value) & mask;
+  uint32_t left = static_cast<uint32_t>(value >> half_bits_),
+           right = static_cast<uint32_t>(value) & mask;
   for (uint32_t round = 0; round < 6; ++round) {
     const uint32_t use = static_cast<uint32_t>(RandomUse::kDataOrder) << 8 | round;
-    const auto word = Philox4x32({right, use, static_cast<uint32_t>(epoch_), static_cast<uint32_t>(epoch_ >> 32)}, key_);
+    const auto word = Philox4x32(
+        {right, use, static_cast<uint32_t>(epoch_), static_cast<uint32_t>(epoch_ >> 32)}, key_);
     const uint32_t next = left ^ (word[0] & mask);
     left = right;
     right = next;

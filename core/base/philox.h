@@ -1,5 +1,6 @@
-// Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
-// A draw is a pure function of (seed, stream, index), so it doesn't depend on rank, world size or call order.
+// Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
+// 1, 2, 3", SC 2011). A draw is a pure function of (seed, stream, index), so it doesn't depend on
+// rank, world size or call order.
 #pragma once
 
 #include <array>
@@ -21,8 +22,9 @@ enum class RandomUse : uint32_t {
 
 std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
-// Random numbers of one (seed, use, major, minor), for example (seed, kNoise, step, global sample index).
-// major < 2^40 (step, tensor index); minor < 2^32 (sample or image index). A stream holds 2^32 blocks.
+// Random numbers of one (seed, use, major, minor), for example (seed, kNoise, step, global sample
+// index). major < 2^40 (step, tensor index); minor < 2^32 (sample or image index). A stream holds
+// 2^32 blocks.
 class RandomStream {
  public:
   RandomStream(uint64_t seed, RandomUse use, uint64_t major, uint32_t minor);
@@ -43,8 +45,8 @@ class RandomStream {
   uint32_t minor_;
 };
 
-// A keyed permutation of [0, size): position -> element. Each epoch (pass over the data) has its own order.
-// Format-preserving: a Feistel network over Philox with cycle walking.
+// A keyed permutation of [0, size): position -> element. Each epoch (pass over the data) has its
+// own order. Format-preserving: a Feistel network over Philox with cycle walking.
 class KeyedPermutation {
  public:
   KeyedPermutation(uint64_t seed, uint64_t epoch, uint64_t size);

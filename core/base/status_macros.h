@@ -9,9 +9,9 @@
 #define DIFFMOE_CONCAT_INNER(a, b) a##b
 #define DIFFMOE_CONCAT(a, b) DIFFMOE_CONCAT_INNER(a, b)
 
-#define RETURN_IF_ERROR(expression)                       \
-  do {                                                    \
-    absl::Status status_macro_result = (expression);      \
+#define RETURN_IF_ERROR(expression)                            \
+  do {                                                         \
+    absl::Status status_macro_result = (expression);           \
     if (!status_macro_result.ok()) return status_macro_result; \
   } while (false)
 

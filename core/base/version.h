@@ -4,7 +4,8 @@
 namespace diffmoe {
 
 inline constexpr char kVersion[] = "0.1.0";
-// Version of the private plane between coordinator, worker and rank. Unequal versions refuse each other.
+// Version of the private plane between coordinator, worker and rank. Unequal versions refuse each
+// other.
 inline constexpr int kProtocolVersion = 1;
 
 }  // namespace diffmoe

@@ -1,6 +1,6 @@
-// The training spec as plain structs, for code that may include neither Torch nor Protobuf. Filled from a complete
-// (defaults applied, validated) diffmoe.v1.TrainingSpec by spec_convert.h; each field's meaning stands in
-// proto/diffmoe/v1/training_spec.proto.
+// The training spec as plain structs, for code that may include neither Torch nor Protobuf. Filled
+// from a complete (defaults applied, validated) diffmoe.v1.TrainingSpec by spec_convert.h; each
+// field's meaning stands in proto/diffmoe/v1/training_spec.proto.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,9 @@ struct ModelConfig {
   bool learn_sigma = false;  // twice the output channels; the second half is the variance of DDPM
 
   int64_t out_channels() const { return learn_sigma ? 2 * channels : channels; }
-  int64_t tokens_per_sample() const { return (image_size / patch_size) * (image_size / patch_size); }
+  int64_t tokens_per_sample() const {
+    return (image_size / patch_size) * (image_size / patch_size);
+  }
   int64_t hidden() const { return static_cast<int64_t>(mlp_ratio * static_cast<double>(width)); }
   bool IsMoeBlock(int64_t block) const {
     return family == Family::kDiffMoe && (block + 1) % moe_every == 0;

@@ -1,9 +1,10 @@
-// A rank's connection to its worker: assignment, reports, checkpoints, rendezvous, sampling. This header includes neither
-// Torch nor Protobuf, so that both sides of a rank can include it.
+// A rank's connection to its worker: assignment, reports, checkpoints, rendezvous, sampling. This
+// header includes neither Torch nor Protobuf, so that both sides of a rank can include it.
 //
-// Thread safety: every method may be called from any thread. Order: Connect, use, destroy (which closes the session).
-// When the worker or the coordinator is away, bulk calls return UNAVAILABLE and may be retried; reports are dropped but for
-// the step records, which are kept (up to 100,000) until they can be sent.
+// Thread safety: every method may be called from any thread. Order: Connect, use, destroy (which
+// closes the session). When the worker or the coordinator is away, bulk calls return UNAVAILABLE
+// and may be retried; reports are dropped but for the step records, which are kept (up to 100,000)
+// until they can be sent.
 #pragma once
 
 #include <cstdint>
@@ -30,10 +31,10 @@ struct RankAssignment {
   int rank = 0;
   int world_size = 1;
   RankRole role = RankRole::kTrain;
-  std::string device;         // "cpu" or "cuda:0"
-  TrainingConfig config;      // training only
-  std::string restore_job;    // set when restore_step > 0
-  int64_t restore_step = 0;   // 0: from the beginning
+  std::string device;        // "cpu" or "cuda:0"
+  TrainingConfig config;     // training only
+  std::string restore_job;   // set when restore_step > 0
+  int64_t restore_step = 0;  // 0: from the beginning
 };
 
 // Mirrors diffmoe.v1.LayerStats.
@@ -66,26 +67,26 @@ struct ProgressReport {
   double seconds_left = 0;
   double elapsed_seconds = 0;
   int64_t bad_files = 0;
-  double data_seconds = 0, forward_seconds = 0, backward_seconds = 0, exchange_seconds = 0, reduce_seconds = 0,
-         optimizer_seconds = 0;
+  double data_seconds = 0, forward_seconds = 0, backward_seconds = 0, exchange_seconds = 0,
+         reduce_seconds = 0, optimizer_seconds = 0;
   std::vector<LayerReport> layers;
 };
 
 // A contiguous run of elements of one logical tensor, with the memory that holds it.
 struct TensorRun {
   std::string tensor;
-  std::string dtype;                  // F32, I64, U8
+  std::string dtype;  // F32, I64, U8
   std::vector<int64_t> global_shape;
   int64_t first_element = 0;
   int64_t elements = 0;
-  const char* data = nullptr;         // little-endian, elements * size of dtype bytes
+  const char* data = nullptr;  // little-endian, elements * size of dtype bytes
 };
 
 struct CheckpointSummaryData {
   double loss = 0;
   std::vector<int> blocks;
   int experts = 0;
-  std::vector<float> thresholds;      // [blocks, experts]
+  std::vector<float> thresholds;  // [blocks, experts]
   std::string trainer_state;
 };
 
@@ -97,7 +98,7 @@ struct TensorPlace {
   int64_t first_element = 0;
   int64_t elements = 0;
   int shard = 0;
-  int64_t shard_offset = 0;           // bytes
+  int64_t shard_offset = 0;  // bytes
 };
 
 struct CheckpointManifest {
@@ -110,7 +111,7 @@ struct CheckpointManifest {
 
 struct ReadTarget {
   int shard = 0;
-  int64_t offset = 0;                 // bytes
+  int64_t offset = 0;  // bytes
   int64_t bytes = 0;
   char* destination = nullptr;
 };
@@ -120,7 +121,7 @@ struct SampleWork {
   std::string job_id;
   int64_t step = 0;
   TrainingConfig config;
-  std::vector<int> classes;           // one per image
+  std::vector<int> classes;  // one per image
   uint64_t seed = 0;
   int steps = 50;
   double guidance = 2;
@@ -145,10 +146,10 @@ struct SampleImage {
   int index = 0;
   int label = 0;
   int height = 0, width = 0, channels = 0;
-  std::string pixels;                 // uint8 [height, width, channels]
+  std::string pixels;  // uint8 [height, width, channels]
 };
 struct SampleFinished {
-  std::vector<double> capacity;       // per MoE layer
+  std::vector<double> capacity;  // per MoE layer
   double seconds = 0;
   std::string thresholds_hash;
 };
@@ -159,18 +160,20 @@ class RankLink {
  public:
   // Connects to the worker's unix socket and waits for the assignment.
   static absl::StatusOr<std::unique_ptr<RankLink>> Connect(const std::string& socket_path,
-                                                           const std::string& group_id, int64_t epoch,
-                                                           int rank);
+                                                           const std::string& group_id,
+                                                           int64_t epoch, int rank);
   virtual ~RankLink() = default;
 
   virtual const RankAssignment& assignment() const = 0;
 
   // Training. Report returns at once.
   virtual void Report(ProgressReport progress, std::vector<StepReportRecord> records) = 0;
-  // Blocks until the whole checkpoint is durable (all ranks have sent their shards) or failed. `summary` on rank 0 only.
+  // Blocks until the whole checkpoint is durable (all ranks have sent their shards) or failed.
+  // `summary` on rank 0 only.
   virtual absl::Status PutShard(int64_t step, absl::Span<const TensorRun> runs,
                                 const std::optional<CheckpointSummaryData>& summary) = 0;
-  virtual absl::StatusOr<CheckpointManifest> GetManifest(const std::string& job_id, int64_t step) = 0;
+  virtual absl::StatusOr<CheckpointManifest> GetManifest(const std::string& job_id,
+                                                         int64_t step) = 0;
   virtual absl::Status ReadExtents(const std::string& job_id, int64_t step,
                                    absl::Span<const ReadTarget> targets) = 0;
 

@@ -1,0 +1,80 @@
+#include "core/diffusion/denoiser.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/stack.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "core/model/embedding.h"
+
+namespace diffmoe {
+
+Denoiser::Denoiser(const ModelConfig& model, at::ScalarType dtype)
+    : model_(model),
+      collectives_(MakeLocalCollectives()),
+      layout_(model, 0, 1),
+      parameters_(layout_, dtype),
+      segments_(model, parameters_) {
+  for (int64_t i = 0; i < segments_.moe_layers(); ++i) {
+    layers_.push_back(std::make_unique<MoeLayer>(model, segments_.moe_block(i), parameters_,
+                                                 MoeOptions{}, *collectives_));
+  }
+}
+
+void Denoiser::SetThresholds(const std::vector<std::vector<float>>& thresholds) {
+  if (thresholds.size() != layers_.size())
+    throw std::invalid_argument("one threshold vector per MoE layer is needed");
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    at::Tensor values = at::empty({static_cast<int64_t>(thresholds[l].size())},
+                                  at::TensorOptions().dtype(at::kFloat));
+    std::copy(thresholds[l].begin(), thresholds[l].end(), values.data_ptr<float>());
+    layers_[l]->SetThreshold(values, true);
+  }
+}
+
+at::Tensor Denoiser::Run(const at::Tensor& x, const at::Tensor& t, const at::Tensor& labels,
+                         CapacityCounts* counts) const {
+  at::NoGradGuard no_grad;
+  const at::ScalarType dtype = parameters_.dense().scalar_type();
+  const UnitInput input{x.to(dtype), TimeSinusoid(t.mul(model_.time_scale), 256).to(dtype), labels};
+  if (layers_.empty()) return segments_.Dense(input);
+  if (counts != nullptr) {
+    counts->used.resize(layers_.size());
+    counts->tokens += x.size(0) * model_.tokens_per_sample();
+  }
+  SegmentState state = segments_.First(input);
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    int64_t used = 0;
+    const at::Tensor tokens = state.moe_input.reshape({-1, model_.width});
+    const at::Tensor y =
+        layers_[l]->Infer(tokens, tokens.size(0), &used).view(state.moe_input.sizes());
+    if (counts != nullptr) counts->used[l] += used;
+    if (l + 1 == layers_.size()) return segments_.Last(state, y);
+    state = segments_.Next(static_cast<int64_t>(l) + 1, state, y);
+  }
+  throw std::logic_error("unreachable");
+}
+
+at::Tensor Denoiser::GuidedVelocity(const at::Tensor& x, double t, int64_t label, double scale,
+                                    CapacityCounts* counts) const {
+  const auto floats = at::TensorOptions().dtype(at::kFloat);
+  const auto longs = at::TensorOptions().dtype(at::kLong);
+  const auto velocity = [&](const at::Tensor& out) { return out.narrow(0, 0, model_.channels); };
+  if (scale == 1) {
+    return velocity(
+        Run(x.unsqueeze(0), at::full({1}, t, floats), at::full({1}, label, longs), counts)
+            .select(0, 0));
+  }
+  at::Tensor labels = at::empty({2}, longs);
+  labels.data_ptr<int64_t>()[0] = label;
+  labels.data_ptr<int64_t>()[1] = model_.classes;
+  const at::Tensor both = Run(at::stack({x, x}), at::full({2}, t, floats), labels, counts);
+  const at::Tensor conditional = velocity(both.select(0, 0)),
+                   unconditional = velocity(both.select(0, 1));
+  return unconditional.add(conditional.sub(unconditional).mul(scale));
+}
+
+}  // namespace diffmoe

@@ -1,0 +1,53 @@
+// The network at inference: all experts on one rank, per-token threshold routing, no gradients.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/model/parameters.h"
+#include "core/model/segment.h"
+#include "core/moe/moe_layer.h"
+#include "core/parallel/collectives.h"
+
+namespace diffmoe {
+
+// Experts used, counted per MoE layer.
+struct CapacityCounts {
+  std::vector<int64_t> used;  // (token, expert) pairs per layer
+  int64_t tokens = 0;         // tokens seen by each layer
+};
+
+class Denoiser {
+ public:
+  // Zero weights of `dtype`; fill parameters() and SetThresholds before use.
+  Denoiser(const ModelConfig& model, at::ScalarType dtype);
+
+  Parameters& parameters() { return parameters_; }
+  const ParameterLayout& layout() const { return layout_; }
+  int64_t moe_layer_count() const { return static_cast<int64_t>(layers_.size()); }
+  void SetThresholds(const std::vector<std::vector<float>>& thresholds);
+
+  // x: [n, C, H, W]; t: [n] in [0, 1] (scaled by time_scale inside); labels: [n] int64. Returns [n,
+  // out_channels, H, W]. All n samples go through each layer in one call; for bits that don't
+  // depend on batch mates call with one sample's rows at a time.
+  at::Tensor Run(const at::Tensor& x, const at::Tensor& t, const at::Tensor& labels,
+                 CapacityCounts* counts = nullptr) const;
+
+  // Classifier-free guidance: uncond + scale * (cond - uncond); the two halves share one call. x:
+  // [C, H, W].
+  at::Tensor GuidedVelocity(const at::Tensor& x, double t, int64_t label, double scale,
+                            CapacityCounts* counts = nullptr) const;
+
+ private:
+  const ModelConfig model_;
+  std::unique_ptr<Collectives> collectives_;
+  ParameterLayout layout_;
+  Parameters parameters_;
+  Segments segments_;
+  std::vector<std::unique_ptr<MoeLayer>> layers_;
+};
+
+}  // namespace diffmoe

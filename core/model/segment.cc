@@ -1,0 +1,162 @@
+#include "core/model/segment.h"
+
+#include <ATen/ops/addcmul.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/silu.h>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "core/model/embedding.h"
+
+namespace diffmoe {
+namespace {
+
+// LayerNorm without affine, then x * (1 + scale) + shift. x: [b, S, D]; shift, scale: [b, D].
+at::Tensor NormModulate(const at::Tensor& x, const at::Tensor& shift, const at::Tensor& scale) {
+  const at::Tensor normed = at::layer_norm(x, {x.size(-1)}, {}, {}, 1e-6);
+  return at::addcmul(shift.unsqueeze(1), normed, scale.add(1).unsqueeze(1));
+}
+
+at::Tensor AddGated(const at::Tensor& x, const at::Tensor& y, const at::Tensor& gate) {
+  return at::addcmul(x, y, gate.unsqueeze(1));
+}
+
+}  // namespace
+
+Segments::Segments(const ModelConfig& model, const Parameters& parameters) : model_(model) {
+  const auto linear = [&](const std::string& name) {
+    return Linear{parameters.at(name + ".weight"), parameters.at(name + ".bias")};
+  };
+  patch_ = linear("x_embedder.proj");
+  time_in_ = linear("t_embedder.mlp.0");
+  time_out_ = linear("t_embedder.mlp.2");
+  label_table_ = parameters.at("y_embedder.embedding_table.weight");
+  final_modulation_ = linear("final_layer.adaLN_modulation.1");
+  final_ = linear("final_layer.linear");
+  // The published code stores the table in fp32, also in its fp64 runs.
+  positions_ = PositionTable(model.image_size / model.patch_size, model.width)
+                   .to(at::kFloat)
+                   .to(parameters.dense().scalar_type());
+  for (int64_t i = 0; i < model.depth; ++i) {
+    const std::string prefix = absl::StrCat("blocks.", i, ".");
+    Block block{linear(prefix + "attn.qkv"),
+                linear(prefix + "attn.proj"),
+                linear(prefix + "adaLN_modulation.1"),
+                {},
+                {}};
+    if (model.IsMoeBlock(i)) {
+      moe_blocks_.push_back(i);
+    } else {
+      block.fc1 = linear(prefix + "mlp.fc1");
+      block.fc2 = linear(prefix + "mlp.fc2");
+    }
+    blocks_.push_back(block);
+  }
+  AssignParameters(parameters);
+}
+
+void Segments::AssignParameters(const Parameters& parameters) {
+  segment_parameters_.resize(moe_blocks_.size() + 1);
+  segment_places_.resize(moe_blocks_.size() + 1);
+  for (const ParameterPlace& place : parameters.layout().dense()) {
+    const ParameterInfo& info = *place.info;
+    size_t segment = 0;
+    if (absl::StartsWith(info.name, "final_layer.")) {
+      segment = moe_blocks_.size();
+    } else if (info.block >= 0) {
+      while (segment < moe_blocks_.size() && info.block > moe_blocks_[segment]) ++segment;
+    }
+    // The gate and the predictor belong to the MoE layer itself.
+    const bool of_moe_layer =
+        info.kind == ParameterKind::kPredictor || absl::EndsWith(info.name, "gate_weight");
+    if (of_moe_layer) continue;
+    segment_parameters_[segment].push_back(parameters.at(info.name));
+    segment_places_[segment].push_back(place);
+  }
+}
+
+at::Tensor Segments::Embed(const UnitInput& input, at::Tensor* conditioning) const {
+  const at::Tensor patches = Patchify(input.images, model_.patch_size);
+  const at::Tensor x = at::linear(patches, patch_.weight.flatten(1), patch_.bias).add(positions_);
+  const at::Tensor time = at::linear(
+      at::silu(at::linear(input.sinusoid.to(x.scalar_type()), time_in_.weight, time_in_.bias)),
+      time_out_.weight, time_out_.bias);
+  *conditioning = at::silu(time.add(at::embedding(label_table_, input.labels)));
+  return x;
+}
+
+at::Tensor Segments::Attention(const Block& block, const at::Tensor& x) const {
+  const int64_t batch = x.size(0), tokens = x.size(1), head_width = model_.width / model_.heads;
+  const at::Tensor qkv = at::linear(x, block.qkv.weight, block.qkv.bias)
+                             .view({batch, tokens, 3, model_.heads, head_width})
+                             .permute({2, 0, 3, 1, 4});
+  const at::Tensor mixed =
+      at::scaled_dot_product_attention(qkv.select(0, 0), qkv.select(0, 1), qkv.select(0, 2));
+  return at::linear(mixed.transpose(1, 2).reshape({batch, tokens, model_.width}), block.proj.weight,
+                    block.proj.bias);
+}
+
+at::Tensor Segments::DenseBlock(const Block& block, const at::Tensor& x,
+                                const at::Tensor& conditioning) const {
+  const auto m =
+      at::linear(conditioning, block.modulation.weight, block.modulation.bias).chunk(6, -1);
+  const at::Tensor attended = AddGated(x, Attention(block, NormModulate(x, m[0], m[1])), m[2]);
+  const at::Tensor hidden = at::gelu(
+      at::linear(NormModulate(attended, m[3], m[4]), block.fc1.weight, block.fc1.bias), "tanh");
+  return AddGated(attended, at::linear(hidden, block.fc2.weight, block.fc2.bias), m[5]);
+}
+
+SegmentState Segments::MoeBlockHead(const Block& block, const at::Tensor& x,
+                                    const at::Tensor& conditioning) const {
+  const auto m =
+      at::linear(conditioning, block.modulation.weight, block.modulation.bias).chunk(6, -1);
+  const at::Tensor attended = AddGated(x, Attention(block, NormModulate(x, m[0], m[1])), m[2]);
+  return {attended, NormModulate(attended, m[3], m[4]), m[5], conditioning};
+}
+
+SegmentState Segments::UntilMoe(int64_t first_block, at::Tensor x,
+                                const at::Tensor& conditioning) const {
+  int64_t i = first_block;
+  for (; !model_.IsMoeBlock(i); ++i)
+    x = DenseBlock(blocks_[static_cast<size_t>(i)], x, conditioning);
+  return MoeBlockHead(blocks_[static_cast<size_t>(i)], x, conditioning);
+}
+
+SegmentState Segments::First(const UnitInput& input) const {
+  at::Tensor conditioning;
+  const at::Tensor x = Embed(input, &conditioning);
+  return UntilMoe(0, x, conditioning);
+}
+
+SegmentState Segments::Next(int64_t i, const SegmentState& state, const at::Tensor& y) const {
+  return UntilMoe(moe_block(i - 1) + 1, AddGated(state.residual, y, state.gate),
+                  state.conditioning);
+}
+
+at::Tensor Segments::Last(const SegmentState& state, const at::Tensor& y) const {
+  at::Tensor x = AddGated(state.residual, y, state.gate);
+  for (int64_t i = moe_blocks_.back() + 1; i < model_.depth; ++i) {
+    x = DenseBlock(blocks_[static_cast<size_t>(i)], x, state.conditioning);
+  }
+  return Output(x, state.conditioning);
+}
+
+at::Tensor Segments::Dense(const UnitInput& input) const {
+  at::Tensor conditioning;
+  at::Tensor x = Embed(input, &conditioning);
+  for (const Block& block : blocks_) x = DenseBlock(block, x, conditioning);
+  return Output(x, conditioning);
+}
+
+at::Tensor Segments::Output(const at::Tensor& x, const at::Tensor& conditioning) const {
+  const auto m =
+      at::linear(conditioning, final_modulation_.weight, final_modulation_.bias).chunk(2, -1);
+  const at::Tensor tokens = at::linear(NormModulate(x, m[0], m[1]), final_.weight, final_.bias);
+  return Unpatchify(tokens, model_.patch_size, model_.out_channels());
+}
+
+}  // namespace diffmoe

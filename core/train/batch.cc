@@ -1,0 +1,59 @@
+#include "core/train/batch.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/base/philox.h"
+
+namespace diffmoe {
+namespace {
+
+float DrawTime(const TrainingConfig& config, uint64_t step, uint32_t sample) {
+  const RandomStream stream(config.seed, RandomUse::kTime, step, sample);
+  if (config.diffusion.time_sampling == TimeSampling::kUniform) return stream.Uniform();
+  return 1.0f / (1.0f + std::exp(-stream.FirstNormal()));
+}
+
+void FlipRows(std::span<float> image, int64_t width) {
+  for (size_t row = 0; row < image.size(); row += static_cast<size_t>(width)) {
+    std::reverse(image.begin() + static_cast<int64_t>(row),
+                 image.begin() + static_cast<int64_t>(row) + width);
+  }
+}
+
+}  // namespace
+
+Batch MakeBatch(const TrainingConfig& config, int64_t step, int rank, int world_size,
+                uint64_t dataset_size, const ReadImage& read) {
+  const ModelConfig& model = config.model;
+  const int64_t n = config.global_batch / world_size;
+  const int64_t elements = model.channels * model.image_size * model.image_size;
+  const auto floats = at::TensorOptions().dtype(at::kFloat);
+  Batch batch{at::empty({n, model.channels, model.image_size, model.image_size}, floats),
+              at::empty({n, model.channels, model.image_size, model.image_size}, floats),
+              at::empty({n}, floats), at::empty({n}, at::TensorOptions().dtype(at::kLong))};
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t sample = static_cast<uint32_t>(rank * n + i);
+    const uint64_t position = static_cast<uint64_t>(step * config.global_batch) + sample;
+    const KeyedPermutation order(config.seed, position / dataset_size, dataset_size);
+    const std::span<float> image(batch.images.data_ptr<float>() + i * elements,
+                                 static_cast<size_t>(elements));
+    const int label = read(order(position % dataset_size), image);
+    const uint64_t major = static_cast<uint64_t>(step);
+    if (config.data.flip &&
+        RandomStream(config.seed, RandomUse::kFlip, major, sample).Uniform() < 0.5f) {
+      FlipRows(image, model.image_size);
+    }
+    RandomStream(config.seed, RandomUse::kNoise, major, sample)
+        .Normal({batch.noise.data_ptr<float>() + i * elements, static_cast<size_t>(elements)});
+    batch.t.data_ptr<float>()[i] = DrawTime(config, major, sample);
+    const bool drop = RandomStream(config.seed, RandomUse::kLabelDrop, major, sample).Uniform() <
+                      static_cast<float>(config.diffusion.label_dropout);
+    batch.labels.data_ptr<int64_t>()[i] = drop ? model.classes : label;
+  }
+  return batch;
+}
+
+}  // namespace diffmoe
