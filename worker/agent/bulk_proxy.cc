@@ -1,0 +1,121 @@
+#include "worker/agent/bulk_proxy.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <utility>
+
+namespace diffmoe {
+namespace {
+
+namespace pb = worker::v1;
+
+grpc::Status Away() {
+  return grpc::Status(grpc::StatusCode::UNAVAILABLE,
+                      "the coordinator is away; the worker is trying to reach it");
+}
+
+}  // namespace
+
+void BulkProxy::Connect(const std::shared_ptr<grpc::Channel>& channel) {
+  std::shared_ptr<Stub> stub = worker::v1::BulkPlane::NewStub(channel);
+  absl::MutexLock lock(&mutex_);
+  stub_ = std::move(stub);
+}
+
+void BulkProxy::Disconnect() {
+  absl::MutexLock lock(&mutex_);
+  stub_ = nullptr;
+  for (grpc::ServerContext* context : sample_streams_) context->TryCancel();
+}
+
+std::shared_ptr<BulkProxy::Stub> BulkProxy::stub() const {
+  absl::MutexLock lock(&mutex_);
+  return stub_;
+}
+
+grpc::Status BulkProxy::PutShard(
+    grpc::ServerContext* context,
+    grpc::ServerReaderWriter<pb::PutShardResponse, pb::PutShardRequest>* stream) {
+  const std::shared_ptr<Stub> upstream_stub = stub();
+  if (upstream_stub == nullptr) return Away();
+  auto upstream_context = grpc::ClientContext::FromServerContext(*context);
+  auto upstream = upstream_stub->PutShard(upstream_context.get());
+  pb::PutShardRequest request;
+  pb::PutShardResponse response;
+  bool open = true;
+  bool ended = false;
+  while (open && !ended && stream->Read(&request)) {
+    open = upstream->Write(request);
+    ended = request.has_end();
+    if (!open || !request.has_data()) continue;
+    metrics_->CountBulkSent(static_cast<int64_t>(request.data().bytes().size()));
+    // Each data message has one answer. The rank may be a few messages ahead; they wait in its
+    // stream.
+    open = upstream->Read(&response) && stream->Write(response);
+  }
+  if (!ended && open) {
+    upstream_context->TryCancel();  // the rank is gone: a shard without its end must not look whole
+  } else if (open) {
+    upstream->WritesDone();
+  }
+  while (upstream->Read(&response)) stream->Write(response);
+  return upstream->Finish();
+}
+
+grpc::Status BulkProxy::GetManifest(grpc::ServerContext* context,
+                                    const pb::GetManifestRequest* request, pb::Manifest* response) {
+  const std::shared_ptr<Stub> upstream = stub();
+  if (upstream == nullptr) return Away();
+  return upstream->GetManifest(grpc::ClientContext::FromServerContext(*context).get(), *request,
+                               response);
+}
+
+grpc::Status BulkProxy::ReadExtents(grpc::ServerContext* context,
+                                    const pb::ReadExtentsRequest* request,
+                                    grpc::ServerWriter<pb::ReadExtentsResponse>* writer) {
+  const std::shared_ptr<Stub> upstream_stub = stub();
+  if (upstream_stub == nullptr) return Away();
+  auto upstream_context = grpc::ClientContext::FromServerContext(*context);
+  auto upstream = upstream_stub->ReadExtents(upstream_context.get(), *request);
+  pb::ReadExtentsResponse response;
+  while (upstream->Read(&response)) {
+    metrics_->CountBulkReceived(static_cast<int64_t>(response.bytes().size()));
+    if (!writer->Write(response)) {
+      upstream_context->TryCancel();
+      break;
+    }
+  }
+  return upstream->Finish();
+}
+
+grpc::Status BulkProxy::KeyValue(grpc::ServerContext* context, const pb::KeyValueRequest* request,
+                                 pb::KeyValueResponse* response) {
+  const std::shared_ptr<Stub> upstream = stub();
+  if (upstream == nullptr) return Away();
+  return upstream->KeyValue(grpc::ClientContext::FromServerContext(*context).get(), *request,
+                            response);
+}
+
+grpc::Status BulkProxy::PushSamples(grpc::ServerContext* context,
+                                    grpc::ServerReader<pb::SampleUpdate>* reader,
+                                    pb::PushSamplesResponse* response) {
+  std::shared_ptr<Stub> upstream_stub;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stub_ == nullptr) return Away();
+    upstream_stub = stub_;
+    sample_streams_.insert(context);
+  }
+  auto upstream_context = grpc::ClientContext::FromServerContext(*context);
+  auto upstream = upstream_stub->PushSamples(upstream_context.get(), response);
+  pb::SampleUpdate update;
+  bool open = true;
+  while (open && reader->Read(&update)) open = upstream->Write(update);
+  if (open) upstream->WritesDone();
+  const grpc::Status status = upstream->Finish();
+  absl::MutexLock lock(&mutex_);
+  sample_streams_.erase(context);
+  return status;
+}
+
+}  // namespace diffmoe

@@ -1,0 +1,56 @@
+// BulkPlane for the ranks of this worker: every call goes to the coordinator unchanged, and so do
+// its answers, errors and their details. One message of a call is in the proxy at a time, so that a
+// slow side holds back the other one. Deadlines and cancellation travel along. While the
+// coordinator is away every call gets UNAVAILABLE.
+//
+// Thread-safe; one thread per call.
+#pragma once
+
+#include <memory>
+#include <set>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "core/metrics/metrics.h"
+#include "diffmoe/worker/v1/bulk_plane.grpc.pb.h"
+
+namespace diffmoe {
+
+class BulkProxy final : public worker::v1::BulkPlane::Service {
+ public:
+  // `metrics` outlives the proxy.
+  explicit BulkProxy(metrics::WorkerMetrics* metrics) : metrics_(metrics) {}
+
+  // Calls go over `channel` from now on.
+  void Connect(const std::shared_ptr<grpc::Channel>& channel);
+  // The coordinator is away. Ends the sample streams, which would not notice by themselves while
+  // they are idle.
+  void Disconnect();
+
+  grpc::Status PutShard(grpc::ServerContext* context,
+                        grpc::ServerReaderWriter<worker::v1::PutShardResponse,
+                                                 worker::v1::PutShardRequest>* stream) override;
+  grpc::Status GetManifest(grpc::ServerContext* context,
+                           const worker::v1::GetManifestRequest* request,
+                           worker::v1::Manifest* response) override;
+  grpc::Status ReadExtents(grpc::ServerContext* context,
+                           const worker::v1::ReadExtentsRequest* request,
+                           grpc::ServerWriter<worker::v1::ReadExtentsResponse>* writer) override;
+  grpc::Status KeyValue(grpc::ServerContext* context, const worker::v1::KeyValueRequest* request,
+                        worker::v1::KeyValueResponse* response) override;
+  grpc::Status PushSamples(grpc::ServerContext* context,
+                           grpc::ServerReader<worker::v1::SampleUpdate>* reader,
+                           worker::v1::PushSamplesResponse* response) override;
+
+ private:
+  using Stub = worker::v1::BulkPlane::Stub;
+  // Null while the coordinator is away.
+  std::shared_ptr<Stub> stub() const;
+
+  metrics::WorkerMetrics* const metrics_;
+  mutable absl::Mutex mutex_;
+  std::shared_ptr<Stub> stub_ ABSL_GUARDED_BY(mutex_);
+  std::set<grpc::ServerContext*> sample_streams_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace diffmoe

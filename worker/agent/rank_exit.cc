@@ -1,0 +1,71 @@
+#include "worker/agent/rank_exit.h"
+
+#include <string.h>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+
+namespace diffmoe {
+namespace {
+
+namespace pb = worker::v1;
+
+std::string SignalName(int signal) {
+  const char* name = sigabbrev_np(signal);
+  return name == nullptr ? absl::StrCat("signal ", signal) : absl::StrCat("SIG", name);
+}
+
+// The last line that isn't empty: the place where a dying program says why.
+std::string LastLine(const std::string& log_tail) {
+  std::string text(absl::StripAsciiWhitespace(log_tail));
+  const size_t start = text.rfind('\n');
+  return start == std::string::npos ? text : text.substr(start + 1);
+}
+
+std::string HowItDied(const RankEnd& end) {
+  std::string out;
+  if (end.exit.signal != 0) {
+    out = absl::StrCat("killed by ", SignalName(end.exit.signal));
+  } else if (end.exit.code == 0) {
+    out = "ended with exit code 0 without saying that its work was done";
+  } else {
+    out = absl::StrCat("ended with exit code ", end.exit.code, " without saying why");
+  }
+  if (!end.kill_reason.empty()) absl::StrAppend(&out, " by its worker: ", end.kill_reason);
+  const std::string last = LastLine(end.log_tail);
+  if (!last.empty()) absl::StrAppend(&out, "; last line of ", end.log_path, ": ", last);
+  return out;
+}
+
+pb::ExitCause CauseOf(const RankEnd& end) {
+  const bool clean = end.exit.signal == 0 && end.exit.code == 0;
+  if (end.done && (clean || !end.kill_reason.empty())) return pb::EXIT_CAUSE_DONE;
+  if (end.stop_requested) return pb::EXIT_CAUSE_STOPPED;
+  if (end.failure.has_value()) return pb::EXIT_CAUSE_ERROR;
+  return end.exit.signal != 0 ? pb::EXIT_CAUSE_SIGNAL : pb::EXIT_CAUSE_EXIT_CODE;
+}
+
+}  // namespace
+
+void FillExit(const RankEnd& end, pb::RankExited* out) {
+  out->set_cause(CauseOf(end));
+  out->set_exit_code(end.exit.code);
+  out->set_signal(end.exit.signal);
+  if (end.failure.has_value()) out->set_status_code(end.failure->status_code());
+  const std::string failure = end.failure.has_value() ? end.failure->message() : "";
+  switch (out->cause()) {
+    case pb::EXIT_CAUSE_DONE:
+      break;
+    case pb::EXIT_CAUSE_STOPPED:
+      out->set_message(failure.empty() ? end.stop_reason
+                                       : absl::StrCat(end.stop_reason, "; it said: ", failure));
+      break;
+    case pb::EXIT_CAUSE_ERROR:
+      out->set_message(failure);
+      break;
+    default:
+      out->set_message(HowItDied(end));
+  }
+}
+
+}  // namespace diffmoe

@@ -1,0 +1,339 @@
+#include "worker/agent/rank_supervisor.h"
+
+#include <signal.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/log.h"
+#include "worker/agent/rank_exit.h"
+
+namespace diffmoe {
+namespace {
+
+namespace pb = worker::v1;
+
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+constexpr int64_t kConnectLimitMs = 120'000;
+constexpr int64_t kLingerLimitMs = 30'000;
+constexpr int64_t kCooperativeMs = 1'000;
+// How long the last words of a dead rank may still be under way in its session.
+constexpr int64_t kLastWordsMs = 700;
+constexpr size_t kLogTailBytes = 4096;
+constexpr int64_t kMaxTickMs = 60'000;
+
+std::string Describe(const pb::StartRank& start) {
+  return absl::StrCat("rank ", start.rank(), " of ", start.group().id(), " epoch ",
+                      start.group().epoch());
+}
+
+}  // namespace
+
+RankSupervisor::RankSupervisor(std::string rank_binary, std::vector<std::string> slot_devices,
+                               const WorkerDirectory* directory, const Clock* clock,
+                               RankEvents* events)
+    : rank_binary_(std::move(rank_binary)),
+      slot_devices_(std::move(slot_devices)),
+      directory_(directory),
+      clock_(clock),
+      events_(events) {}
+
+absl::Status RankSupervisor::CheckSlot(const pb::StartRank& start) const {
+  if (start.slot() < 0 || start.slot() >= static_cast<int64_t>(slot_devices_.size())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "slot ", start.slot(), ": this worker has slots 0 to ", slot_devices_.size() - 1));
+  }
+  for (const auto& [key, rank] : ranks_) {
+    if (rank.start.slot() == start.slot()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("slot ", start.slot(), " is still held by ", Describe(rank.start)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void RankSupervisor::RefuseStart(const pb::StartRank& start, const absl::Status& status) {
+  pb::RankExited exited;
+  *exited.mutable_group() = start.group();
+  exited.set_rank(start.rank());
+  exited.set_cause(pb::EXIT_CAUSE_SPAWN);
+  exited.set_status_code(static_cast<int>(status.code()));
+  exited.set_message(std::string(status.message()));
+  LogError("worker", "a rank could not be started",
+           {{"rank", Describe(start)}, {"error", std::string(status.message())}});
+  events_->RankExited(start, std::move(exited), !GroupRuns(start.group()));
+}
+
+absl::StatusOr<pid_t> RankSupervisor::SpawnRank(const pb::StartRank& start,
+                                                const std::string& log_path) const {
+  return Spawn({.binary = rank_binary_,
+                .arguments = {"--socket", directory_->socket_path(), "--group", start.group().id(),
+                              "--epoch", absl::StrCat(start.group().epoch()), "--rank",
+                              absl::StrCat(start.rank())},
+                .environment = {{"OMP_NUM_THREADS", "1"}},
+                .log_path = log_path});
+}
+
+void RankSupervisor::Start(const pb::StartRank& start) {
+  absl::MutexLock lock(&mutex_);
+  const Key key = KeyOf(start.group(), start.rank());
+  if (auto entry = ranks_.find(key); entry != ranks_.end()) {
+    events_->RankStarted(entry->second.start, entry->second.pid);
+    return;
+  }
+  if (absl::Status slot = CheckSlot(start); !slot.ok()) return RefuseStart(start, slot);
+  const std::string log_path =
+      directory_->LogPath(start.group().id(), start.group().epoch(), start.rank());
+  absl::StatusOr<pid_t> pid = SpawnRank(start, log_path);
+  if (!pid.ok()) return RefuseStart(start, pid.status());
+  Rank& rank = ranks_[key];
+  rank.start = start;
+  rank.start.set_device(slot_devices_[static_cast<size_t>(start.slot())]);
+  rank.pid = *pid;
+  rank.log_path = log_path;
+  rank.terminate_at_ms = kNever;
+  rank.kill_at_ms = clock_->MonotonicMs() + kConnectLimitMs;
+  rank.kill_reason = "it did not connect within 2 minutes";
+  rank.report_by_ms = kNever;
+  LogInfo("worker", "rank started",
+          {{"rank", Describe(start)}, {"slot", start.slot()}, {"pid", *pid}, {"log", log_path}});
+  events_->RankStarted(rank.start, *pid);
+}
+
+void RankSupervisor::RequestStop(Rank& rank, int64_t terminate_in_ms, int64_t kill_in_ms,
+                                 const std::string& reason) {
+  const int64_t now = clock_->MonotonicMs();
+  if (!rank.stop_requested) {
+    rank.stop_requested = true;
+    rank.stop_reason = reason;
+    if (rank.session != nullptr) {
+      pb::RankCommand command;
+      command.mutable_stop()->set_reason(reason);
+      rank.session->Push(std::move(command));
+    } else {
+      terminate_in_ms = 0;
+    }
+  }
+  rank.terminate_at_ms = std::min(rank.terminate_at_ms, now + terminate_in_ms);
+  rank.kill_at_ms = std::min(rank.kill_at_ms, now + kill_in_ms);
+}
+
+void RankSupervisor::Stop(const pb::StopGroup& stop) {
+  absl::MutexLock lock(&mutex_);
+  const int64_t grace = std::max<int64_t>(0, stop.grace_ms());
+  for (auto& [key, rank] : ranks_) {
+    const pb::GroupId& group = rank.start.group();
+    if (group.id() != stop.group().id() || group.epoch() > stop.group().epoch()) continue;
+    LogInfo("worker", "stopping a rank",
+            {{"rank", Describe(rank.start)}, {"reason", stop.reason()}});
+    RequestStop(rank, std::min(kCooperativeMs, grace / 2), grace, stop.reason());
+  }
+}
+
+void RankSupervisor::StopAll(absl::Duration grace, const std::string& reason) {
+  absl::MutexLock lock(&mutex_);
+  for (auto& [key, rank] : ranks_) {
+    RequestStop(rank, 0, absl::ToInt64Milliseconds(grace), reason);
+  }
+}
+
+void RankSupervisor::KillAll() {
+  StopAll(absl::ZeroDuration(), "the worker was told to end at once");
+}
+
+absl::Duration RankSupervisor::Tick() {
+  absl::MutexLock lock(&mutex_);
+  const int64_t now = clock_->MonotonicMs();
+  int64_t next = now + kMaxTickMs;
+  for (auto entry = ranks_.begin(); entry != ranks_.end();) {
+    auto current = entry++;
+    Rank& rank = current->second;
+    if (!rank.exit.has_value()) {
+      SendDueSignals(rank, now);
+      rank.exit = Reap(rank.pid);
+      if (rank.exit.has_value()) rank.report_by_ms = now + kLastWordsMs;
+    }
+    if (rank.exit.has_value() && (rank.session == nullptr || now >= rank.report_by_ms)) {
+      ReportExit(current);
+      continue;
+    }
+    next = std::min(next, rank.exit.has_value() ? rank.report_by_ms
+                                                : std::min(rank.terminate_at_ms, rank.kill_at_ms));
+  }
+  return absl::Milliseconds(std::max<int64_t>(0, next - now));
+}
+
+void RankSupervisor::SendDueSignals(Rank& rank, int64_t now_ms) {
+  if (now_ms >= rank.terminate_at_ms) {
+    rank.terminate_at_ms = kNever;
+    SignalGroup(rank.pid, SIGTERM);
+  }
+  if (now_ms >= rank.kill_at_ms) {
+    rank.kill_at_ms = kNever;
+    SignalGroup(rank.pid, SIGKILL);
+    if (rank.stop_requested) rank.kill_reason.clear();
+    LogWarning("worker", "killed a rank",
+               {{"rank", Describe(rank.start)},
+                {"pid", rank.pid},
+                {"reason", rank.stop_requested ? "it did not stop in time" : rank.kill_reason}});
+  }
+}
+
+void RankSupervisor::ReportExit(Ranks::iterator entry) {
+  Rank rank = std::move(entry->second);
+  ranks_.erase(entry);
+  const bool killed_by_us = rank.kill_at_ms == kNever && !rank.stop_requested;
+  pb::RankExited exited;
+  *exited.mutable_group() = rank.start.group();
+  exited.set_rank(rank.start.rank());
+  exited.set_step(rank.step);
+  FillExit({.exit = *rank.exit,
+            .done = rank.done,
+            .failure = rank.failure,
+            .stop_requested = rank.stop_requested,
+            .stop_reason = rank.stop_reason,
+            .kill_reason = killed_by_us ? rank.kill_reason : "",
+            .log_tail = LogTail(rank.log_path, kLogTailBytes),
+            .log_path = rank.log_path},
+           &exited);
+  LogInfo("worker", "rank ended",
+          {{"rank", Describe(rank.start)},
+           {"pid", rank.pid},
+           {"cause", pb::ExitCause_Name(exited.cause())},
+           {"message", exited.message()}});
+  events_->RankExited(rank.start, std::move(exited), !GroupRuns(rank.start.group()));
+}
+
+bool RankSupervisor::GroupRuns(const pb::GroupId& group) const {
+  return std::any_of(ranks_.begin(), ranks_.end(), [&group](const auto& entry) {
+    return entry.second.start.group().id() == group.id();
+  });
+}
+
+bool RankSupervisor::Empty() const {
+  absl::MutexLock lock(&mutex_);
+  return ranks_.empty();
+}
+
+std::vector<pb::RunningRank> RankSupervisor::Running() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<pb::RunningRank> out;
+  for (const auto& [key, rank] : ranks_) {
+    pb::RunningRank& running = out.emplace_back();
+    *running.mutable_group() = rank.start.group();
+    running.set_rank(rank.start.rank());
+    running.set_slot(rank.start.slot());
+    running.set_role(rank.start.role());
+    running.set_step(rank.step);
+  }
+  return out;
+}
+
+int64_t RankSupervisor::BusySlots() const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int64_t>(ranks_.size());
+}
+
+absl::Status RankSupervisor::SendToSampler(const pb::GroupId& group, pb::RankCommand command) {
+  absl::MutexLock lock(&mutex_);
+  auto entry = ranks_.find(KeyOf(group, 0));
+  if (entry == ranks_.end()) {
+    return absl::NotFoundError(
+        absl::StrCat("sampler ", group.id(), " epoch ", group.epoch(), " does not run here"));
+  }
+  if (entry->second.session == nullptr) {
+    return absl::UnavailableError(
+        absl::StrCat(Describe(entry->second.start), " has no session with its worker"));
+  }
+  if (!entry->second.session->Push(std::move(command))) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(Describe(entry->second.start), " has too many commands waiting"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankSupervisor::SendTask(const pb::SampleTask& task) {
+  pb::RankCommand command;
+  *command.mutable_sample_task() = task;
+  return SendToSampler(task.group(), std::move(command));
+}
+
+absl::Status RankSupervisor::CancelSample(const pb::CancelSample& cancel) {
+  pb::RankCommand command;
+  *command.mutable_cancel_sample() = cancel;
+  return SendToSampler(cancel.group(), std::move(command));
+}
+
+RankSupervisor::Rank* RankSupervisor::Find(const pb::RankHello& hello) {
+  auto entry = ranks_.find(KeyOf(hello.group(), hello.rank()));
+  return entry == ranks_.end() ? nullptr : &entry->second;
+}
+
+absl::StatusOr<std::shared_ptr<CommandQueue>> RankSupervisor::Attach(const pb::RankHello& hello) {
+  absl::MutexLock lock(&mutex_);
+  Rank* rank = Find(hello);
+  if (rank == nullptr || rank->pid != hello.pid()) {
+    return absl::PermissionDeniedError(absl::StrCat(
+        "rank ", hello.rank(), " of ", hello.group().id(), " epoch ", hello.group().epoch(),
+        " with pid ", hello.pid(), " was not started by this worker"));
+  }
+  if (rank->had_session) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(Describe(rank->start), " has had a session already"));
+  }
+  rank->had_session = true;
+  rank->session = std::make_shared<CommandQueue>();
+  pb::RankCommand command;
+  *command.mutable_start() = rank->start;
+  rank->session->Push(std::move(command));
+  if (rank->stop_requested) {
+    pb::RankCommand stop;
+    stop.mutable_stop()->set_reason(rank->stop_reason);
+    rank->session->Push(std::move(stop));
+  } else {
+    rank->kill_at_ms = kNever;
+    rank->kill_reason.clear();
+  }
+  return rank->session;
+}
+
+void RankSupervisor::Report(const pb::RankHello& hello, pb::RankReport report) {
+  absl::MutexLock lock(&mutex_);
+  Rank* rank = Find(hello);
+  if (rank == nullptr) return;
+  rank->step = std::max(rank->step, report.progress().step());
+  *report.mutable_group() = rank->start.group();
+  report.set_rank(rank->start.rank());
+  events_->RankReported(rank->start, std::move(report));
+}
+
+void RankSupervisor::Failed(const pb::RankHello& hello, const pb::RankFailure& failure) {
+  absl::MutexLock lock(&mutex_);
+  Rank* rank = Find(hello);
+  if (rank == nullptr) return;
+  rank->failure = failure;
+  rank->step = std::max(rank->step, failure.step());
+}
+
+void RankSupervisor::Done(const pb::RankHello& hello, int64_t step) {
+  absl::MutexLock lock(&mutex_);
+  Rank* rank = Find(hello);
+  if (rank == nullptr) return;
+  rank->done = true;
+  rank->step = std::max(rank->step, step);
+}
+
+void RankSupervisor::Detach(const pb::RankHello& hello) {
+  absl::MutexLock lock(&mutex_);
+  Rank* rank = Find(hello);
+  if (rank == nullptr) return;
+  rank->session->Close();
+  rank->session = nullptr;
+  if (rank->stop_requested) return;
+  rank->kill_at_ms = clock_->MonotonicMs() + kLingerLimitMs;
+  rank->kill_reason = "it lived on for 30 s after its session had ended";
+}
+
+}  // namespace diffmoe
