@@ -19,9 +19,9 @@ struct LineSeries {
 };
 
 struct LinePlotOptions {
-  std::string title;
-  std::string x_label;
-  std::string y_label;
+  std::string title = "";
+  std::string x_label = "";
+  std::string y_label = "";
   bool log_y = false;
   int width = 900;   // pixels, 200 to 8192
   int height = 540;  // pixels, 150 to 8192
