@@ -29,7 +29,8 @@ class BulkPlaneService final : public worker::v1::BulkPlane::Service {
   ~BulkPlaneService() override;
 
   // The group, up to and including this epoch, has ended or was replaced: its rendezvous keys go,
-  // its pending checkpoints are discarded, its waiting calls and sampler streams end with ABORTED.
+  // its pending checkpoints are discarded, its waiting calls end with ABORTED, its sampler streams
+  // are cancelled.
   // Doesn't block.
   void EndGroup(const worker::v1::GroupId& group);
   // Ends every waiting call with UNAVAILABLE, so that the server can be shut down.

@@ -54,18 +54,25 @@ class CheckpointAssembler {
 
   // Discards what is pending of the group up to and including this epoch; its ranks get ABORTED.
   void EndGroup(const worker::v1::GroupId& group);
+  // Discards everything that is pending and refuses what comes; UNAVAILABLE.
+  void Shutdown();
 
  private:
   friend class ShardSession;
   struct Pending;
   using Key = std::tuple<std::string, int64_t, int64_t>;  // job, step, epoch
+  // Ends the pending checkpoint: `rank` gets `status` itself, the others are told that it was this
+  // rank (-1: all get `status`). Without effect when it is being committed or has ended.
+  void Fail(Pending& pending, int rank, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
 
   absl::StatusOr<std::shared_ptr<Pending>> Join(const worker::v1::ShardHeader& header);
-  void Fail(Pending& pending, int rank, const absl::Status& status);
+  // OK while the pending checkpoint lives, else what this rank is told.
+  absl::Status StateFor(const Pending& pending, int rank);
   absl::Status SealAndCommit(Pending& pending, int rank, std::unique_ptr<ShardWriter> writer,
                              absl::FunctionRef<bool()> cancelled);
+  absl::Status WaitForOthers(Pending& pending, int rank, absl::FunctionRef<bool()> cancelled);
   absl::Status Commit(Pending& pending);
-  void Forget(const Pending& pending);
+  void FailMatching(absl::FunctionRef<bool(const Key&)> matches, const absl::Status& status);
 
   CheckpointStore* store_;
   CoordinatorHost* host_;
@@ -73,6 +80,7 @@ class CheckpointAssembler {
   const Clock* clock_;
   const AssemblerOptions options_;
   absl::Mutex mutex_;
+  bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<Key, std::shared_ptr<Pending>> pending_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -85,18 +93,21 @@ class ShardSession {
   absl::StatusOr<int64_t> Append(const worker::v1::ShardData& data);
   // Waits until the whole checkpoint is durable or failed. `cancelled`: whether the rank has gone.
   absl::Status Finish(absl::FunctionRef<bool()> cancelled);
-  // Why the stream ended early, for the message to the other ranks.
-  void Abandon(const absl::Status& why);
+  // The stream ended early; the other ranks are told.
+  void Abandon();
 
  private:
   friend class CheckpointAssembler;
-  ShardSession() = default;
-  CheckpointAssembler* assembler_ = nullptr;
+  ShardSession(CheckpointAssembler* assembler, const worker::v1::ShardHeader& header);
+  absl::Status Fail(const absl::Status& status);
+  std::string Describe() const;
+  CheckpointAssembler* assembler_;
+  std::string checkpoint_;  // for messages
   std::shared_ptr<CheckpointAssembler::Pending>
       pending_;  // nothing: already committed, checked and dropped
   std::unique_ptr<ShardWriter> writer_;
-  int rank_ = 0;
-  int64_t announced_bytes_ = 0;
+  int rank_;
+  int64_t announced_bytes_;
   int64_t received_bytes_ = 0;
   bool finished_ = false;
 };

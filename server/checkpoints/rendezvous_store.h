@@ -36,12 +36,15 @@ class RendezvousStore {
 
   // Drops the namespaces of the group up to and including this epoch; their waiters get ABORTED.
   void EndGroup(const worker::v1::GroupId& group);
+  // Drops everything; every waiting and later call gets UNAVAILABLE.
+  void Shutdown();
 
  private:
   struct Namespace;
   absl::StatusOr<std::shared_ptr<Namespace>> Find(const worker::v1::GroupId& group);
 
   absl::Mutex mutex_;
+  bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<std::pair<std::string, int64_t>, std::shared_ptr<Namespace>> namespaces_
       ABSL_GUARDED_BY(mutex_);
 };

@@ -1,0 +1,164 @@
+#include "server/checkpoints/bulk_plane_service.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "diffmoe/v1/error.pb.h"
+#include "server/api/grpc_status.h"
+#include "server/errors.h"
+
+namespace diffmoe::server {
+namespace {
+
+using worker::v1::GetManifestRequest;
+using worker::v1::GroupId;
+using worker::v1::KeyValueRequest;
+using worker::v1::KeyValueResponse;
+using worker::v1::Manifest;
+using worker::v1::PushSamplesResponse;
+using worker::v1::PutShardRequest;
+using worker::v1::PutShardResponse;
+using worker::v1::ReadExtentsRequest;
+using worker::v1::ReadExtentsResponse;
+using worker::v1::SampleUpdate;
+
+constexpr int kMaxExtents = 100'000;
+
+using PutShardStream = grpc::ServerReaderWriter<PutShardResponse, PutShardRequest>;
+
+bool Acknowledge(PutShardStream& stream, int64_t received, bool committed) {
+  PutShardResponse response;
+  response.set_received_bytes(received);
+  response.set_committed(committed);
+  return stream.Write(response);
+}
+
+absl::Status ReceiveShard(CheckpointAssembler& assembler, grpc::ServerContext& context,
+                          PutShardStream& stream) {
+  PutShardRequest request;
+  if (!stream.Read(&request)) return absl::CancelledError("the stream ended before its header");
+  if (!request.has_header())
+    return absl::InvalidArgumentError("the first message of a shard must be its header");
+  ASSIGN_OR_RETURN(const std::unique_ptr<ShardSession> session, assembler.Begin(request.header()));
+  int64_t received = 0;
+  while (stream.Read(&request)) {
+    if (request.has_end()) {
+      RETURN_IF_ERROR(session->Finish([&] { return context.IsCancelled(); }));
+      Acknowledge(stream, received, /*committed=*/true);
+      return absl::OkStatus();
+    }
+    if (!request.has_data())
+      return absl::InvalidArgumentError("after the header a shard has data and one end");
+    ASSIGN_OR_RETURN(received, session->Append(request.data()));
+    if (!Acknowledge(stream, received, /*committed=*/false)) break;
+  }
+  session->Abandon();
+  return absl::CancelledError(absl::StrCat("the stream broke after ", received, " bytes"));
+}
+
+}  // namespace
+
+BulkPlaneService::BulkPlaneService(CheckpointStore* store, CoordinatorHost* host,
+                                   metrics::CheckpointMetrics* metrics, const Clock* clock,
+                                   const AssemblerOptions& options)
+    : store_(store),
+      host_(host),
+      metrics_(metrics),
+      assembler_(store, host, metrics, clock, options) {}
+
+BulkPlaneService::~BulkPlaneService() = default;
+
+void BulkPlaneService::EndGroup(const GroupId& group) {
+  assembler_.EndGroup(group);
+  rendezvous_.EndGroup(group);
+  absl::MutexLock lock(&mutex_);
+  const auto streams = sampler_streams_.find(group.id());
+  if (streams == sampler_streams_.end()) return;
+  for (const auto& [context, epoch] : streams->second) {
+    if (epoch <= group.epoch()) context->TryCancel();
+  }
+}
+
+void BulkPlaneService::Shutdown() {
+  assembler_.Shutdown();
+  rendezvous_.Shutdown();
+  absl::MutexLock lock(&mutex_);
+  shut_down_ = true;
+  for (const auto& [id, streams] : sampler_streams_) {
+    for (const auto& [context, epoch] : streams) context->TryCancel();
+  }
+}
+
+grpc::Status BulkPlaneService::PutShard(grpc::ServerContext* context, PutShardStream* stream) {
+  return ToGrpc(ReceiveShard(assembler_, *context, *stream));
+}
+
+grpc::Status BulkPlaneService::GetManifest(grpc::ServerContext*, const GetManifestRequest* request,
+                                           Manifest* response) {
+  absl::StatusOr<Manifest> manifest = store_->GetManifest(request->job_id(), request->step());
+  if (manifest.ok()) *response = *std::move(manifest);
+  return ToGrpc(manifest.status());
+}
+
+grpc::Status BulkPlaneService::ReadExtents(grpc::ServerContext*, const ReadExtentsRequest* request,
+                                           grpc::ServerWriter<ReadExtentsResponse>* writer) {
+  if (request->extents_size() > kMaxExtents) {
+    return ToGrpc(absl::InvalidArgumentError(
+        absl::StrCat(request->extents_size(), " extents in one call, at most ", kMaxExtents)));
+  }
+  ReadExtentsResponse response;
+  const absl::Status status = store_->ReadExtents(*request, [&](std::string_view bytes) {
+    response.set_bytes(bytes.data(), bytes.size());
+    if (!writer->Write(response)) return absl::CancelledError("the reader has gone");
+    metrics_->CountRead(static_cast<int64_t>(bytes.size()));
+    return absl::OkStatus();
+  });
+  if (!absl::IsDataLoss(status)) return ToGrpc(status);
+  metrics_->CountDamaged();
+  return ToGrpc(
+      MakeError(absl::StatusCode::kDataLoss, v1::CORRUPT_CHECKPOINT, std::string(status.message()),
+                absl::StrCat("jobs/", request->job_id(), "/checkpoints/", request->step())));
+}
+
+grpc::Status BulkPlaneService::KeyValue(grpc::ServerContext* context,
+                                        const KeyValueRequest* request,
+                                        KeyValueResponse* response) {
+  const absl::Status current = host_->CheckEpoch(request->group());
+  if (!current.ok()) return ToGrpc(current);
+  absl::StatusOr<KeyValueResponse> result =
+      rendezvous_.Execute(*request, [&] { return context->IsCancelled(); });
+  if (result.ok()) *response = *std::move(result);
+  return ToGrpc(result.status());
+}
+
+grpc::Status BulkPlaneService::PushSamples(grpc::ServerContext* context,
+                                           grpc::ServerReader<SampleUpdate>* reader,
+                                           PushSamplesResponse*) {
+  SampleUpdate update;
+  if (!reader->Read(&update)) return grpc::Status::OK;
+  const GroupId group = update.group();
+  {
+    absl::MutexLock lock(&mutex_);
+    if (shut_down_) return ToGrpc(absl::UnavailableError("the coordinator is shutting down"));
+    sampler_streams_[group.id()][context] = group.epoch();
+  }
+  // Registered first, so that an EndGroup between the check and the registration can't be missed.
+  absl::Status status = host_->CheckEpoch(group);
+  while (status.ok()) {
+    status = host_->OnSampleUpdate(update);
+    if (!status.ok() || !reader->Read(&update)) break;
+    if (update.group().id() != group.id() || update.group().epoch() != group.epoch()) {
+      status = absl::InvalidArgumentError(absl::StrCat("a stream of sampler ", group.id(),
+                                                       " epoch ", group.epoch(),
+                                                       " carries an update of another group"));
+    }
+  }
+  absl::MutexLock lock(&mutex_);
+  auto& streams = sampler_streams_[group.id()];
+  streams.erase(context);
+  if (streams.empty()) sampler_streams_.erase(group.id());
+  return ToGrpc(status);
+}
+
+}  // namespace diffmoe::server
