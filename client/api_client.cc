@@ -1,0 +1,189 @@
+#include "client/api_client.h"
+
+#include <chrono>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/api_status.h"
+#include "core/base/status_macros.h"
+#include "diffmoe/v1/checkpoint.grpc.pb.h"
+#include "diffmoe/v1/cluster.grpc.pb.h"
+#include "diffmoe/v1/sampling.grpc.pb.h"
+#include "diffmoe/v1/training_job.grpc.pb.h"
+#include "grpcpp/grpcpp.h"
+
+namespace diffmoe {
+namespace {
+
+constexpr auto kCallLimit = std::chrono::seconds(10);
+constexpr int kAttempts = 3;
+constexpr int kMaxReceiveBytes = 64 << 20;
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt("grpc.enable_http_proxy", 0);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  arguments.SetMaxReceiveMessageSize(kMaxReceiveBytes);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+}  // namespace
+
+struct ApiClient::Connection {
+  explicit Connection(Endpoint where)
+      : endpoint(std::move(where)),
+        channel(MakeChannel(endpoint.address)),
+        jobs(v1::TrainingJobService::NewStub(channel)),
+        checkpoints(v1::CheckpointService::NewStub(channel)),
+        sampling(v1::SamplingService::NewStub(channel)),
+        cluster(v1::ClusterService::NewStub(channel)) {}
+
+  absl::Status ToStatus(const grpc::Status& status) const {
+    if (status.ok()) return absl::OkStatus();
+    const v1::ErrorDetails details = ParseErrorDetails(status.error_details());
+    const auto code = static_cast<absl::StatusCode>(status.error_code());
+    std::string message = status.error_message();
+    if (details.reason() == v1::ERROR_REASON_UNSPECIFIED &&
+        (code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kDeadlineExceeded)) {
+      message = absl::StrCat("no answer from the coordinator at ", endpoint.address, " (given by ",
+                             endpoint.source, "): ", message);
+    }
+    absl::Status result(code, message);
+    if (details.reason() != v1::ERROR_REASON_UNSPECIFIED) SetErrorDetails(details, &result);
+    return result;
+  }
+
+  // Calls stub->method(context, request, response), again when the connection breaks.
+  template <typename Stub, typename Request, typename Response>
+  absl::StatusOr<Response> Call(Stub* stub,
+                                grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                                             Response*),
+                                const Request& request) const {
+    absl::Status status;
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      if (attempt > 0) std::this_thread::sleep_for(std::chrono::milliseconds(200 * attempt));
+      grpc::ClientContext context;
+      context.set_deadline(std::chrono::system_clock::now() + kCallLimit);
+      Response response;
+      status = ToStatus((stub->*method)(&context, request, &response));
+      if (status.ok()) return response;
+      if (status.code() != absl::StatusCode::kUnavailable) break;
+    }
+    return status;
+  }
+
+  Endpoint endpoint;
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<v1::TrainingJobService::Stub> jobs;
+  std::unique_ptr<v1::CheckpointService::Stub> checkpoints;
+  std::unique_ptr<v1::SamplingService::Stub> sampling;
+  std::unique_ptr<v1::ClusterService::Stub> cluster;
+};
+
+ApiClient::ApiClient(EndpointOptions options) : options_(std::move(options)) {}
+ApiClient::~ApiClient() = default;
+
+ApiClient::Connection& ApiClient::connection() {
+  if (connection_ == nullptr) connection_ = std::make_unique<Connection>(FindEndpoint(options_));
+  return *connection_;
+}
+
+void ApiClient::Reconnect() { connection_.reset(); }
+
+absl::StatusOr<v1::Job> ApiClient::SubmitJob(const v1::SubmitJobRequest& request) {
+  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::SubmitJob,
+                           request);
+}
+
+absl::StatusOr<v1::Job> ApiClient::GetJob(const v1::GetJobRequest& request) {
+  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::GetJob, request);
+}
+
+absl::StatusOr<v1::ListJobsResponse> ApiClient::ListJobs(const v1::ListJobsRequest& request) {
+  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::ListJobs,
+                           request);
+}
+
+absl::StatusOr<v1::Job> ApiClient::CancelJob(const v1::CancelJobRequest& request) {
+  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::CancelJob,
+                           request);
+}
+
+absl::StatusOr<v1::ListJobEventsResponse> ApiClient::ListJobEvents(
+    const v1::ListJobEventsRequest& request) {
+  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::ListJobEvents,
+                           request);
+}
+
+absl::StatusOr<v1::ListStepRecordsResponse> ApiClient::ListStepRecords(
+    const v1::ListStepRecordsRequest& request) {
+  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::ListStepRecords,
+                           request);
+}
+
+absl::StatusOr<v1::ListCheckpointsResponse> ApiClient::ListCheckpoints(
+    const v1::ListCheckpointsRequest& request) {
+  return connection().Call(connection().checkpoints.get(),
+                           &v1::CheckpointService::Stub::ListCheckpoints, request);
+}
+
+absl::StatusOr<v1::Checkpoint> ApiClient::GetCheckpoint(const v1::GetCheckpointRequest& request) {
+  return connection().Call(connection().checkpoints.get(),
+                           &v1::CheckpointService::Stub::GetCheckpoint, request);
+}
+
+absl::StatusOr<v1::ListThresholdsResponse> ApiClient::ListThresholds(
+    const v1::ListThresholdsRequest& request) {
+  return connection().Call(connection().checkpoints.get(),
+                           &v1::CheckpointService::Stub::ListThresholds, request);
+}
+
+absl::StatusOr<v1::ListWorkersResponse> ApiClient::ListWorkers(
+    const v1::ListWorkersRequest& request) {
+  return connection().Call(connection().cluster.get(), &v1::ClusterService::Stub::ListWorkers,
+                           request);
+}
+
+absl::Status ApiClient::WatchJob(const v1::WatchJobRequest& request, Interrupt* interrupt,
+                                 const std::function<void(const v1::Job&)>& on_job) {
+  grpc::ClientContext context;
+  const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
+  const auto stream = connection().jobs->WatchJob(&context, request);
+  v1::Job job;
+  while (stream->Read(&job)) on_job(job);
+  return connection().ToStatus(stream->Finish());
+}
+
+absl::Status ApiClient::Sample(
+    const v1::SampleRequest& request, Interrupt* interrupt,
+    const std::function<absl::Status(const v1::SampleResponse&)>& on_event) {
+  grpc::ClientContext context;
+  const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
+  const auto stream = connection().sampling->Sample(&context, request);
+  v1::SampleResponse event;
+  absl::Status refused;
+  while (stream->Read(&event)) {
+    refused = on_event(event);
+    if (!refused.ok()) {
+      context.TryCancel();
+      break;
+    }
+  }
+  const absl::Status status = connection().ToStatus(stream->Finish());
+  return refused.ok() ? status : refused;
+}
+
+std::string NewRequestId() {
+  std::random_device device;
+  std::string id;
+  for (int i = 0; i < 4; ++i) absl::StrAppendFormat(&id, "%08x", device());
+  return id;
+}
+
+}  // namespace diffmoe

@@ -1,0 +1,66 @@
+// The coordinator's public API with plain calls.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/endpoint.h"
+#include "client/interrupt.h"
+#include "diffmoe/v1/checkpoint.pb.h"
+#include "diffmoe/v1/cluster.pb.h"
+#include "diffmoe/v1/sampling.pb.h"
+#include "diffmoe/v1/training_job.pb.h"
+
+namespace diffmoe {
+
+// Not thread-safe. Connects at the first call. Calls without a stream have a deadline of 10 s and
+// are repeated up to twice when the connection breaks (all of them are idempotent: mutations carry
+// a request id). Errors are the API's own with ErrorDetails attached (api_status.h); an unreachable
+// coordinator is UNAVAILABLE and names the address and who gave it.
+class ApiClient {
+ public:
+  explicit ApiClient(EndpointOptions options);
+  ~ApiClient();
+  ApiClient(const ApiClient&) = delete;
+  ApiClient& operator=(const ApiClient&) = delete;
+
+  absl::StatusOr<v1::Job> SubmitJob(const v1::SubmitJobRequest& request);
+  absl::StatusOr<v1::Job> GetJob(const v1::GetJobRequest& request);
+  absl::StatusOr<v1::ListJobsResponse> ListJobs(const v1::ListJobsRequest& request);
+  absl::StatusOr<v1::Job> CancelJob(const v1::CancelJobRequest& request);
+  absl::StatusOr<v1::ListJobEventsResponse> ListJobEvents(const v1::ListJobEventsRequest& request);
+  absl::StatusOr<v1::ListStepRecordsResponse> ListStepRecords(
+      const v1::ListStepRecordsRequest& request);
+  absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(
+      const v1::ListCheckpointsRequest& request);
+  absl::StatusOr<v1::Checkpoint> GetCheckpoint(const v1::GetCheckpointRequest& request);
+  absl::StatusOr<v1::ListThresholdsResponse> ListThresholds(
+      const v1::ListThresholdsRequest& request);
+  absl::StatusOr<v1::ListWorkersResponse> ListWorkers(const v1::ListWorkersRequest& request);
+
+  // Calls `on_job` for every update until the stream ends. An interrupt ends it with CANCELLED.
+  absl::Status WatchJob(const v1::WatchJobRequest& request, Interrupt* interrupt,
+                        const std::function<void(const v1::Job&)>& on_job);
+  // Calls `on_event` for every message until the stream ends. `on_event` may return an error, which
+  // cancels the call.
+  absl::Status Sample(const v1::SampleRequest& request, Interrupt* interrupt,
+                      const std::function<absl::Status(const v1::SampleResponse&)>& on_event);
+
+  // Looks the address up again and connects anew at the next call.
+  void Reconnect();
+
+ private:
+  struct Connection;
+  Connection& connection();
+
+  EndpointOptions options_;
+  std::unique_ptr<Connection> connection_;
+};
+
+// A fresh request id: 32 random hexadecimal digits.
+std::string NewRequestId();
+
+}  // namespace diffmoe

@@ -1,0 +1,16 @@
+// The command line of `diffmoe` as a whole.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "client/context.h"
+
+namespace diffmoe {
+
+// Parses the arguments (without the program's name) and runs the command they choose. Returns the
+// exit code (core/base/exit_code.h). Errors and usage go to context.err, results and help to
+// context.out.
+int RunCommandLine(const std::vector<std::string>& arguments, Context* context);
+
+}  // namespace diffmoe

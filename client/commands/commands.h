@@ -1,0 +1,22 @@
+// The subcommands, one file each. Every function adds its subcommand to `app`; parsing arguments
+// that choose it sets `context->action`. `context` must outlive the action.
+#pragma once
+
+#include "CLI/App.hpp"
+#include "client/context.h"
+
+namespace diffmoe {
+
+void AddUpCommand(CLI::App* app, Context* context);
+void AddSubmitCommand(CLI::App* app, Context* context);
+void AddJobsCommand(CLI::App* app, Context* context);
+void AddJobCommand(CLI::App* app, Context* context);
+void AddWatchCommand(CLI::App* app, Context* context);
+void AddMetricsCommand(CLI::App* app, Context* context);
+void AddCheckpointCommand(CLI::App* app, Context* context);
+void AddSampleCommand(CLI::App* app, Context* context);
+void AddWorkersCommand(CLI::App* app, Context* context);
+void AddExplainCommand(CLI::App* app, Context* context);
+void AddVersionCommand(CLI::App* app, Context* context);
+
+}  // namespace diffmoe

@@ -1,0 +1,174 @@
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "client/api_client.h"
+#include "client/api_status.h"
+#include "client/commands/commands.h"
+#include "client/names.h"
+#include "client/output/text.h"
+#include "client/output/views.h"
+#include "client/sample_images.h"
+#include "core/base/exit_code.h"
+#include "core/base/status_macros.h"
+
+namespace diffmoe {
+namespace {
+
+struct SampleOptions {
+  std::string job;
+  std::string classes;
+  int count = 16;
+  std::optional<uint64_t> seed;
+  std::optional<int> steps;
+  std::optional<double> guidance;
+  std::string out = "samples.png";
+  std::string raw;
+  int scale = 0;
+};
+
+// The labels that "all" stands for.
+absl::StatusOr<std::vector<int32_t>> AllClasses(ApiClient* client, const std::string& checkpoint) {
+  v1::GetJobRequest request;
+  request.set_name(checkpoint.substr(0, checkpoint.find('/', checkpoint.find('/') + 1)));
+  ASSIGN_OR_RETURN(const v1::Job job, client->GetJob(request));
+  std::vector<int32_t> classes;
+  for (int32_t label = 0; label < job.spec().model().classes(); ++label) classes.push_back(label);
+  return classes;
+}
+
+absl::StatusOr<v1::SampleRequest> MakeRequest(ApiClient* client, const SampleOptions& options) {
+  static constexpr int64_t kMaxImages = 1024;
+  v1::SampleRequest request;
+  ASSIGN_OR_RETURN(*request.mutable_checkpoint(), CheckpointNameFromReference(options.job));
+  std::vector<int32_t> classes;
+  if (options.classes == "all") {
+    ASSIGN_OR_RETURN(classes, AllClasses(client, request.checkpoint()));
+  } else {
+    ASSIGN_OR_RETURN(classes, ParseClasses(options.classes));
+  }
+  const int64_t images = static_cast<int64_t>(classes.size()) * options.count;
+  if (images > kMaxImages) {
+    return UsageError(absl::StrCat("expected at most ", kMaxImages, " images, got ", classes.size(),
+                                   " classes * ", options.count, " = ", images));
+  }
+  if (classes.size() > 1) classes = RepeatClasses(classes, options.count);
+  for (int32_t label : classes) request.add_classes(label);
+  request.set_count(static_cast<int32_t>(images));
+  if (options.seed.has_value()) request.set_seed(*options.seed);
+  if (options.steps.has_value()) request.set_steps(*options.steps);
+  if (options.guidance.has_value()) request.set_guidance(*options.guidance);
+  return request;
+}
+
+std::string QueuedLine(const v1::SampleResponse::Queued& queued) {
+  std::string line = "queued";
+  if (queued.position() > 0) absl::StrAppend(&line, ", ", queued.position(), " ahead");
+  if (!queued.reason().empty()) absl::StrAppend(&line, ": ", CleanText(queued.reason()));
+  return line;
+}
+
+// Runs the call; images go to `images`, the receipt is returned.
+absl::StatusOr<v1::Receipt> RunCall(const Context& context, ApiClient* client, Interrupt* interrupt,
+                                    const v1::SampleRequest& request, SampleImages* images) {
+  std::optional<v1::Receipt> receipt;
+  ProgressPrinter printer(&context.err, &context.clock, context.progress);
+  const absl::Status status =
+      client->Sample(request, interrupt, [&](const v1::SampleResponse& event) -> absl::Status {
+        switch (event.event_case()) {
+          case v1::SampleResponse::kQueued:
+            printer.Set(QueuedLine(event.queued()));
+            break;
+          case v1::SampleResponse::kStarted:
+            printer.Print(absl::StrCat("sampling ", CleanText(event.started().checkpoint())));
+            break;
+          case v1::SampleResponse::kProgress: {
+            const v1::SampleResponse::SampleProgress& progress = event.progress();
+            const double done =
+                static_cast<double>(progress.step()) / std::max(1, progress.steps());
+            printer.Set(absl::StrCat(BarText(done, 20), "  denoise step ", progress.step(), "/",
+                                     progress.steps()));
+            break;
+          }
+          case v1::SampleResponse::kImage:
+            return images->Add(event.image());
+          case v1::SampleResponse::kFinished:
+            receipt = event.finished().receipt();
+            break;
+          case v1::SampleResponse::EVENT_NOT_SET:
+            break;
+        }
+        return absl::OkStatus();
+      });
+  printer.Finish();
+  RETURN_IF_ERROR(status);
+  if (!receipt.has_value()) {
+    return absl::DataLossError("expected a receipt after the images, got the end of the stream");
+  }
+  return *receipt;
+}
+
+absl::StatusOr<int> Sample(const Context& context, const SampleOptions& options) {
+  Interrupt interrupt;
+  ApiClient client(context.endpoint);
+  ASSIGN_OR_RETURN(const v1::SampleRequest request, MakeRequest(&client, options));
+  SampleImages images(request.count());
+  const absl::StatusOr<v1::Receipt> receipt =
+      RunCall(context, &client, &interrupt, request, &images);
+  if (!receipt.ok() && interrupt.triggered()) {
+    context.err << "Interrupted; the images are not kept.\n" << std::flush;
+    return kExitInterrupted;
+  }
+  RETURN_IF_ERROR(receipt.status());
+  const int columns = request.classes_size() > 1 ? options.count : 0;
+  RETURN_IF_ERROR(images.WriteGrid(options.out, columns, options.scale));
+  context.err << "wrote " << options.out << "\n";
+  if (!options.raw.empty()) {
+    RETURN_IF_ERROR(images.WriteRaw(options.raw));
+    context.err << "wrote " << options.raw << ": uint8 " << images.ShapeText() << "\n";
+  }
+  context.err << std::flush;
+  return context.PrintMessage(*receipt, [&] { return ReceiptText(*receipt); });
+}
+
+}  // namespace
+
+void AddSampleCommand(CLI::App* app, Context* context) {
+  auto options = std::make_shared<SampleOptions>();
+  CLI::App* command = app->add_subcommand("sample", "Make images from a job's checkpoint");
+  command->add_option("--job", options->job, "Newest checkpoint of a job, or the one of a step")
+      ->type_name("JOB[@step=N|@latest]")
+      ->required();
+  command
+      ->add_option("--class,--classes", options->classes,
+                   "Class of the images; several make a row each; all: every class")
+      ->type_name("C|C,C,...|all")
+      ->required();
+  command->add_option("--n", options->count, "Images per class")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command->add_option("--seed", options->seed,
+                      "Same seed, same images (default: drawn, and shown)");
+  command->add_option("--steps", options->steps, "Denoise steps, 1 to 1000 (default: 50)");
+  command->add_option("--guidance", options->guidance,
+                      "Classifier-free guidance scale, 0 to 100; 1 is off (default: 2)");
+  command->add_option("--out", options->out, "PNG file for the grid of images")
+      ->type_name("FILE")
+      ->capture_default_str();
+  command
+      ->add_option("--raw", options->raw, "File for the pixels: uint8 [n, height, width, channels]")
+      ->type_name("FILE");
+  command
+      ->add_option("--scale", options->scale,
+                   "Side of a pixel in the grid (default: 2 for images up to 64)")
+      ->check(CLI::Range(1, 16));
+  command->callback([context, options] {
+    context->action = [context, options] { return Sample(*context, *options); };
+  });
+}
+
+}  // namespace diffmoe

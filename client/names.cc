@@ -1,0 +1,78 @@
+#include "client/names.h"
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "client/api_status.h"
+#include "core/base/status_macros.h"
+#include "core/spec/spec_fields.h"
+
+namespace diffmoe {
+namespace {
+
+constexpr size_t kMaxIdBytes = 100;
+
+bool IsJobId(absl::string_view id) {
+  for (char c : id) {
+    if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-')) return false;
+  }
+  return !id.empty() && id.size() <= kMaxIdBytes;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> JobName(absl::string_view text) {
+  absl::string_view id = text;
+  absl::ConsumePrefix(&id, "jobs/");
+  if (!IsJobId(id)) {
+    return absl::NotFoundError(
+        absl::StrCat("no job can have this id: expected one such as fashion-demo-1, got ",
+                     QuoteForMessage(text)));
+  }
+  return absl::StrCat("jobs/", id);
+}
+
+absl::StatusOr<std::string> CheckpointName(absl::string_view job, absl::string_view step) {
+  ASSIGN_OR_RETURN(const std::string name, JobName(job));
+  int64_t number = 0;
+  if (step != "latest" && (!absl::SimpleAtoi(step, &number) || number < 0)) {
+    return UsageError(
+        absl::StrCat("expected a step number or latest, got ", QuoteForMessage(step)));
+  }
+  if (step == "latest") return absl::StrCat(name, "/checkpoints/latest");
+  return absl::StrCat(name, "/checkpoints/", number);
+}
+
+absl::StatusOr<std::string> CheckpointNameFromReference(absl::string_view text) {
+  const size_t at = text.find('@');
+  if (at == absl::string_view::npos) return JobName(text);
+  absl::string_view step = text.substr(at + 1);
+  if (step == "latest") return JobName(text.substr(0, at));
+  if (!absl::ConsumePrefix(&step, "step=") || step == "latest") {
+    return UsageError(
+        absl::StrCat("expected JOB, JOB@latest or JOB@step=NUMBER, got ", QuoteForMessage(text)));
+  }
+  return CheckpointName(text.substr(0, at), step);
+}
+
+absl::StatusOr<std::vector<int32_t>> ParseClasses(absl::string_view text) {
+  std::vector<int32_t> classes;
+  for (absl::string_view part : absl::StrSplit(text, ',')) {
+    int32_t number = 0;
+    if (!absl::SimpleAtoi(part, &number)) {
+      return UsageError(absl::StrCat("expected class numbers such as 3 or 0,1,2, or all, got ",
+                                     QuoteForMessage(text)));
+    }
+    classes.push_back(number);
+  }
+  return classes;
+}
+
+std::vector<int32_t> RepeatClasses(const std::vector<int32_t>& classes, int each) {
+  std::vector<int32_t> repeated;
+  for (int32_t label : classes) repeated.insert(repeated.end(), static_cast<size_t>(each), label);
+  return repeated;
+}
+
+}  // namespace diffmoe

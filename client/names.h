@@ -1,0 +1,30 @@
+// Names of resources as people type them. Pure functions; errors are INVALID_ARGUMENT with expected
+// and got.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace diffmoe {
+
+// "jobs/ID" from "ID" or "jobs/ID".
+absl::StatusOr<std::string> JobName(absl::string_view text);
+
+// Checkpoint resource from "JOB" or "JOB@latest" (the newest: "jobs/JOB") or "JOB@step=200"
+// ("jobs/JOB/checkpoints/200").
+absl::StatusOr<std::string> CheckpointNameFromReference(absl::string_view text);
+
+// Checkpoint resource from a job and "latest" or a step.
+absl::StatusOr<std::string> CheckpointName(absl::string_view job, absl::string_view step);
+
+// "3" or "0,1,2" as numbers. "all" is not known here.
+absl::StatusOr<std::vector<int32_t>> ParseClasses(absl::string_view text);
+
+// The argument list `classes`, each repeated `each` times in a row.
+std::vector<int32_t> RepeatClasses(const std::vector<int32_t>& classes, int each);
+
+}  // namespace diffmoe

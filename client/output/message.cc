@@ -1,0 +1,55 @@
+#include "client/output/message.h"
+
+#include "absl/strings/str_cat.h"
+#include "google/protobuf/util/json_util.h"
+#include "nlohmann/json.hpp"
+#include "yaml-cpp/emitter.h"
+#include "yaml-cpp/emittermanip.h"
+
+namespace diffmoe {
+namespace {
+
+// Depth is that of the message types, so the recursion is bounded.
+void Emit(const nlohmann::ordered_json& value, YAML::Emitter* out) {
+  if (value.is_object()) {
+    *out << YAML::BeginMap;
+    for (const auto& [key, member] : value.items()) {
+      *out << YAML::Key << key << YAML::Value;
+      Emit(member, out);
+    }
+    *out << YAML::EndMap;
+  } else if (value.is_array()) {
+    *out << YAML::BeginSeq;
+    for (const auto& item : value) Emit(item, out);
+    *out << YAML::EndSeq;
+  } else if (value.is_string()) {
+    *out << YAML::DoubleQuoted << value.get<std::string>();
+  } else {
+    *out << value.dump();
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> MessageText(const google::protobuf::Message& message,
+                                        OutputFormat format) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.always_print_primitive_fields = true;
+  options.preserve_proto_field_names = true;
+  std::string json;
+  const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
+  if (!status.ok()) {
+    return absl::InternalError(
+        absl::StrCat("answer of the coordinator as JSON: ", std::string(status.message())));
+  }
+  return JsonText(nlohmann::ordered_json::parse(json, nullptr, /*allow_exceptions=*/false), format);
+}
+
+std::string JsonText(const nlohmann::ordered_json& value, OutputFormat format) {
+  if (format == OutputFormat::kJson) return value.dump(2) + "\n";
+  YAML::Emitter emitter;
+  Emit(value, &emitter);
+  return absl::StrCat(emitter.c_str(), "\n");
+}
+
+}  // namespace diffmoe
