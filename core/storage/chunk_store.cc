@@ -14,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "core/base/atomic_file.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "core/storage/chunk_key.h"
@@ -46,6 +47,7 @@ rocksdb::Options DbOptions(rocksdb::Env* env) {
   options.max_open_files = 256;
   options.max_background_jobs = 2;
   options.write_buffer_size = size_t{1} << 20;
+  options.verify_sst_unique_id_in_manifest = false;  // ingested files have none there
   options.info_log = storage::NewRocksDbLogger("chunks");
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = rocksdb::NewLRUCache(kBlockCacheBytes);
@@ -130,6 +132,8 @@ absl::Status ChunkStore::Impl::Start() {
                        "go on without its checkpoints"));
     }
   }
+  std::filesystem::create_directories(path, error);
+  if (error) return FileError(error.value(), "create", path);
   rocksdb::DB* db = nullptr;
   const absl::Status opened =
       FromRocksDb(rocksdb::DB::Open(db_options_, path, &db), absl::StrCat("open ", path));

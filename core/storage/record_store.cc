@@ -11,6 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "core/base/atomic_file.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "core/storage/commit_chain.h"
@@ -179,9 +180,14 @@ class RecordStore::Impl {
 
 absl::Status RecordStore::Impl::CreateNew() {
   rocksdb::Options options = DbOptions(Recovery::kStrict, options_.env);
+  std::error_code error;
+  std::filesystem::create_directory(db_path(), error);
+  if (error) return FileError(error.value(), "create", db_path());
   // What an interrupted creation has left.
   RETURN_IF_ERROR(
       FromRocksDb(rocksdb::DestroyDB(db_path(), options), absl::StrCat("clear ", db_path())));
+  std::filesystem::create_directory(db_path(), error);
+  if (error) return FileError(error.value(), "create", db_path());
   options.create_if_missing = true;
   options.error_if_exists = true;
   rocksdb::DB* db = nullptr;

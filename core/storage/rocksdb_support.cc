@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <string>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/log.h"
 
@@ -21,7 +22,7 @@ class ForwardingLogger final : public rocksdb::Logger {
   void Logv(const char* format, va_list arguments) override {
     char line[1024];
     std::vsnprintf(line, sizeof(line), format, arguments);
-    LogWarning(component_, line);
+    LogWarning(component_, std::string(absl::StripTrailingAsciiWhitespace(line)));
   }
 
  private:
