@@ -1,0 +1,171 @@
+#include "server/api/checkpoint_service.h"
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "diffmoe/worker/v1/bulk_plane.pb.h"
+#include "server/api/finish.h"
+#include "server/api/histories.h"
+#include "server/api/resource_names.h"
+#include "server/errors.h"
+#include "server/state/records.h"
+#include "server/state/time_util.h"
+
+namespace diffmoe::server {
+namespace {
+
+int64_t DtypeBytes(const std::string& dtype) {
+  if (dtype == "F64" || dtype == "I64" || dtype == "U64") return 8;
+  if (dtype == "F32" || dtype == "I32" || dtype == "U32") return 4;
+  if (dtype == "F16" || dtype == "BF16" || dtype == "I16") return 2;
+  return 1;
+}
+
+void FillThresholds(const worker::v1::CheckpointSummary& summary, v1::Checkpoint* checkpoint) {
+  const int experts = summary.experts();
+  if (experts <= 0 || summary.thresholds_size() != summary.blocks_size() * experts) return;
+  for (int layer = 0; layer < summary.blocks_size(); ++layer) {
+    v1::LayerThresholds* thresholds = checkpoint->add_thresholds();
+    thresholds->set_block(summary.blocks(layer));
+    for (int e = 0; e < experts; ++e) {
+      thresholds->add_thresholds(summary.thresholds(layer * experts + e));
+    }
+  }
+}
+
+void FillTensors(const worker::v1::Manifest& manifest, v1::Checkpoint* checkpoint) {
+  std::map<std::string, const worker::v1::TensorSlice*> tensors;
+  for (const worker::v1::SlicePlace& place : manifest.slices()) {
+    tensors.emplace(place.slice().tensor(), &place.slice());
+  }
+  for (const auto& [name, slice] : tensors) {
+    v1::TensorInfo* info = checkpoint->add_tensors();
+    info->set_name(name);
+    info->set_dtype(slice->dtype());
+    *info->mutable_shape() = slice->global_shape();
+    int64_t bytes = DtypeBytes(slice->dtype());
+    for (const int64_t size : slice->global_shape()) bytes *= size;
+    info->set_bytes(bytes);
+  }
+}
+
+v1::Checkpoint ToCheckpoint(const worker::v1::Manifest& manifest) {
+  v1::Checkpoint checkpoint;
+  checkpoint.set_name(CheckpointName(manifest.job_id(), manifest.step()));
+  checkpoint.set_job_id(manifest.job_id());
+  checkpoint.set_step(manifest.step());
+  checkpoint.set_epoch(manifest.epoch());
+  SetTimestamp(checkpoint.mutable_commit_time(), manifest.commit_time_ms());
+  int64_t bytes = 0;
+  for (const worker::v1::ShardInfo& shard : manifest.shards()) bytes += shard.bytes();
+  checkpoint.set_bytes(bytes);
+  checkpoint.set_world_size(manifest.world_size());
+  checkpoint.set_loss(manifest.summary().loss());
+  FillThresholds(manifest.summary(), &checkpoint);
+  return checkpoint;
+}
+
+// Steps of the undamaged checkpoints, ascending.
+absl::StatusOr<std::vector<int64_t>> ReadSteps(const RecordStore& records,
+                                               const std::string& job_id) {
+  ASSIGN_OR_RETURN(const internal::v1::JobRecord job, ReadJobRecord(records, job_id));
+  const auto& damaged = job.damaged_steps();
+  std::vector<int64_t> steps;
+  const std::string prefix = ManifestsPrefix(job_id);
+  RETURN_IF_ERROR(records.Scan(prefix, [&](std::string_view key, std::string_view) {
+    int64_t step = 0;
+    if (absl::SimpleAtoi(std::string(key.substr(prefix.size())), &step) &&
+        std::find(damaged.begin(), damaged.end(), step) == damaged.end()) {
+      steps.push_back(step);
+    }
+    return true;
+  }));
+  return steps;
+}
+
+absl::StatusOr<worker::v1::Manifest> ReadManifest(const RecordStore& records,
+                                                  const std::string& job_id, int64_t step) {
+  const std::string name = CheckpointName(job_id, step);
+  const absl::StatusOr<std::string> bytes = records.Get(ManifestKey(job_id, step));
+  if (absl::IsNotFound(bytes.status())) {
+    return MakeError(absl::StatusCode::kNotFound, v1::CHECKPOINT_NOT_FOUND,
+                     absl::StrCat(name, " doesn't exist"), name);
+  }
+  RETURN_IF_ERROR(bytes.status());
+  worker::v1::Manifest manifest;
+  if (!manifest.ParseFromString(*bytes)) {
+    return MakeError(absl::StatusCode::kDataLoss, v1::CORRUPT_CHECKPOINT,
+                     absl::StrCat("the manifest of ", name, " can't be read"), name);
+  }
+  return manifest;
+}
+
+absl::Status List(const RecordStore& records, const v1::ListCheckpointsRequest& request,
+                  v1::ListCheckpointsResponse* response) {
+  ASSIGN_OR_RETURN(const std::string id, ParseJobName(request.parent(), "parent"));
+  ASSIGN_OR_RETURN(const int page_size, PageSize(request.page_size(), 50, 1000, "page_size"));
+  int64_t before = INT64_MAX;
+  if (!request.page_token().empty()) {
+    ASSIGN_OR_RETURN(before, ParsePageToken(request.page_token()));
+  }
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ReadSteps(records, id));
+  for (auto it = steps.rbegin(); it != steps.rend(); ++it) {
+    if (*it >= before) continue;
+    if (response->checkpoints_size() == page_size) {
+      response->set_next_page_token(MakePageToken(response->checkpoints(page_size - 1).step()));
+      break;
+    }
+    absl::StatusOr<worker::v1::Manifest> manifest = ReadManifest(records, id, *it);
+    if (absl::IsNotFound(manifest.status())) continue;  // deleted meanwhile
+    RETURN_IF_ERROR(manifest.status());
+    *response->add_checkpoints() = ToCheckpoint(*manifest);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Get(const RecordStore& records, const v1::GetCheckpointRequest& request,
+                 v1::Checkpoint* response) {
+  ASSIGN_OR_RETURN(const CheckpointRef ref,
+                   ParseCheckpointName(request.name(), "name", /*job_alone=*/false));
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ReadSteps(records, ref.job_id));
+  if (!ref.step && steps.empty()) {
+    return MakeRetryableError(absl::StatusCode::kFailedPrecondition, v1::NO_CHECKPOINT_YET,
+                              absl::StrCat(JobName(ref.job_id), " has no checkpoint yet"), 5000);
+  }
+  const int64_t step = ref.step ? *ref.step : steps.back();
+  ASSIGN_OR_RETURN(const worker::v1::Manifest manifest, ReadManifest(records, ref.job_id, step));
+  const std::string name = CheckpointName(ref.job_id, step);
+  if (std::find(steps.begin(), steps.end(), step) == steps.end()) {
+    return MakeError(absl::StatusCode::kDataLoss, v1::CORRUPT_CHECKPOINT,
+                     absl::StrCat(name, " is damaged"), name);
+  }
+  *response = ToCheckpoint(manifest);
+  FillTensors(manifest, response);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* CheckpointService::ListCheckpoints(
+    grpc::CallbackServerContext* context, const v1::ListCheckpointsRequest* request,
+    v1::ListCheckpointsResponse* response) {
+  return Finish(context, List(*records_, *request, response));
+}
+
+grpc::ServerUnaryReactor* CheckpointService::GetCheckpoint(grpc::CallbackServerContext* context,
+                                                           const v1::GetCheckpointRequest* request,
+                                                           v1::Checkpoint* response) {
+  return Finish(context, Get(*records_, *request, response));
+}
+
+grpc::ServerUnaryReactor* CheckpointService::ListThresholds(
+    grpc::CallbackServerContext* context, const v1::ListThresholdsRequest* request,
+    v1::ListThresholdsResponse* response) {
+  return Finish(context, ReadThresholds(*records_, *request, response));
+}
+
+}  // namespace diffmoe::server

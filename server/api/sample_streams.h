@@ -1,0 +1,45 @@
+// The response streams of Sample calls. A slow reader loses progress reports, never images; when
+// 128 MB of images wait for it, its stream ends with RESOURCE_EXHAUSTED. Thread-safe.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "diffmoe/v1/sampling.pb.h"
+
+namespace diffmoe::server {
+
+class SampleStream;
+
+class SampleStreams {
+ public:
+  // `cancelled` is called with the call's number when its client is gone or reads too slowly.
+  explicit SampleStreams(std::function<void(uint64_t)> cancelled)
+      : cancelled_(std::move(cancelled)) {}
+
+  grpc::ServerWriteReactor<v1::SampleResponse>* Open(uint64_t call);
+  // Unknown calls are ignored: they have ended.
+  void Push(uint64_t call, v1::SampleResponse response);
+  // After what is queued.
+  void End(uint64_t call, const absl::Status& status);
+  // Ends all streams, and all later ones.
+  void CloseAll(const absl::Status& status);
+
+ private:
+  friend class SampleStream;
+  std::shared_ptr<SampleStream> Find(uint64_t call);
+  void Ended(uint64_t call);
+
+  const std::function<void(uint64_t)> cancelled_;
+  absl::Mutex mutex_;
+  std::map<uint64_t, std::shared_ptr<SampleStream>> streams_ ABSL_GUARDED_BY(mutex_);
+  absl::Status closed_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace diffmoe::server

@@ -1,0 +1,132 @@
+// Decides what a write reactor does next: at most one write is outstanding, Finish comes once and
+// after it. The reactor carries the action out after the call, without any lock:
+//   StartWrite(&outbox.in_flight())   for kWrite
+//   Finish(outbox.end_status())       for kFinish
+//
+// Thread safety: all methods from any thread; of several callers each action goes to exactly one.
+// in_flight() and end_status() may be read by the one who got kWrite or kFinish.
+#pragma once
+
+#include <grpcpp/support/status.h>
+
+#include <algorithm>
+#include <deque>
+#include <functional>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+namespace diffmoe::server {
+
+enum class OutboxAction { kNone, kWrite, kFinish };
+
+template <typename Message>
+class StreamOutbox {
+ public:
+  struct Options {
+    size_t max_messages = 1024;
+    size_t max_bytes = size_t{64} << 20;
+  };
+  explicit StreamOutbox(Options options) : options_(options) {}
+
+  // False when the queue is full; nothing changes then. A message for an ended stream is dropped.
+  bool Push(Message message, OutboxAction* action) {
+    *action = OutboxAction::kNone;
+    const size_t bytes = message.ByteSizeLong();
+    absl::MutexLock lock(&mutex_);
+    if (ending_) return true;
+    if (queue_.size() >= options_.max_messages || bytes_ + bytes > options_.max_bytes) return false;
+    bytes_ += bytes;
+    queue_.push_back(std::move(message));
+    *action = Next();
+    return true;
+  }
+
+  // The newest message makes those waiting pointless.
+  OutboxAction Replace(Message message) {
+    absl::MutexLock lock(&mutex_);
+    if (ending_) return OutboxAction::kNone;
+    ClearQueue();
+    bytes_ = message.ByteSizeLong();
+    queue_.push_back(std::move(message));
+    return Next();
+  }
+
+  // Replaces the last waiting message when `outdated` says so, else as Push.
+  bool PushOrReplaceLast(Message message, const std::function<bool(const Message&)>& outdated,
+                         OutboxAction* action) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!ending_ && !queue_.empty() && outdated(queue_.back())) {
+        bytes_ -= queue_.back().ByteSizeLong();
+        queue_.pop_back();
+      }
+    }
+    return Push(std::move(message), action);
+  }
+
+  // Ends the stream once what is queued is written; `drop_queue`: at once.
+  OutboxAction End(grpc::Status status, bool drop_queue) {
+    absl::MutexLock lock(&mutex_);
+    if (!ending_) {
+      ending_ = true;
+      end_status_ = std::move(status);
+    }
+    if (drop_queue) ClearQueue();
+    return Next();
+  }
+
+  // The write that was in flight is done; after a failed one the peer is gone.
+  OutboxAction WriteDone(bool ok) {
+    absl::MutexLock lock(&mutex_);
+    writing_ = false;
+    if (!ok) {
+      ClearQueue();
+      if (!ending_) {
+        ending_ = true;
+        end_status_ = grpc::Status(grpc::StatusCode::CANCELLED, "the peer is gone");
+      }
+    }
+    return Next();
+  }
+
+  bool writing() const {
+    absl::MutexLock lock(&mutex_);
+    return writing_;
+  }
+  const Message& in_flight() const { return in_flight_; }
+  const grpc::Status& end_status() const { return end_status_; }
+
+ private:
+  OutboxAction Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (writing_ || finished_) return OutboxAction::kNone;
+    if (!queue_.empty()) {
+      in_flight_ = std::move(queue_.front());
+      queue_.pop_front();
+      bytes_ -= std::min(bytes_, in_flight_.ByteSizeLong());
+      writing_ = true;
+      return OutboxAction::kWrite;
+    }
+    if (!ending_) return OutboxAction::kNone;
+    finished_ = true;
+    return OutboxAction::kFinish;
+  }
+
+  void ClearQueue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    queue_.clear();
+    bytes_ = 0;
+  }
+
+  const Options options_;
+  mutable absl::Mutex mutex_;
+  std::deque<Message> queue_ ABSL_GUARDED_BY(mutex_);
+  size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ending_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  Message in_flight_;
+  grpc::Status end_status_;
+};
+
+}  // namespace diffmoe::server

@@ -1,0 +1,151 @@
+#include "server/effect_executor.h"
+
+#include <utility>
+
+#include "core/base/log.h"
+
+namespace diffmoe::server {
+namespace {
+
+constexpr int64_t kStoreSizeIntervalMs = 5000;
+constexpr int64_t kKeepSeriesMs = 240'000;  // of an ended job
+
+metrics::RestartCause CauseOf(const RestartCounted& restart) {
+  switch (restart.cause) {
+    case FailureCause::kCrash:
+      return restart.signal != 0 ? metrics::RestartCause::kSignal
+                                 : metrics::RestartCause::kExitCode;
+    case FailureCause::kSpawn:
+      return metrics::RestartCause::kSpawn;
+    case FailureCause::kWorkerLost:
+    case FailureCause::kWorkerStopped:
+      return metrics::RestartCause::kWorkerLost;
+    case FailureCause::kCoordinatorRestart:
+      return metrics::RestartCause::kCoordinatorRestart;
+    case FailureCause::kRefused:
+    case FailureCause::kError:
+    case FailureCause::kPeer:
+      break;
+  }
+  return metrics::RestartCause::kError;
+}
+
+metrics::SampleOutcome OutcomeOf(SampleOutcome outcome) {
+  switch (outcome) {
+    case SampleOutcome::kOk:
+      return metrics::SampleOutcome::kOk;
+    case SampleOutcome::kRefused:
+      return metrics::SampleOutcome::kRefused;
+    case SampleOutcome::kFailed:
+      return metrics::SampleOutcome::kFailed;
+    case SampleOutcome::kCancelled:
+      return metrics::SampleOutcome::kCancelled;
+    case SampleOutcome::kDeadline:
+      return metrics::SampleOutcome::kDeadline;
+  }
+  return metrics::SampleOutcome::kFailed;
+}
+
+worker::v1::GroupId Group(const std::string& id, int64_t epoch) {
+  worker::v1::GroupId group;
+  group.set_id(id);
+  group.set_epoch(epoch);
+  return group;
+}
+
+struct Executor {
+  const ExecutorParts& parts;
+  std::map<std::string, int64_t>& ended;
+
+  // Committed by the loop, never executed.
+  void operator()(WriteRecord&) {}
+  void operator()(DeleteRecord&) {}
+
+  void operator()(Reply& reply) { parts.calls->Answer(reply); }
+  void operator()(SendToWorker& send) {
+    parts.workers->Send(send.session, std::move(send.message));
+  }
+  void operator()(CloseSession& close) { parts.workers->Close(close.session, close.status); }
+  void operator()(PublishJob& publish) {
+    if (HasEnded(publish.job.state())) {
+      ended.emplace(publish.job.id(), parts.clock->MonotonicMs() + kKeepSeriesMs);
+    }
+    parts.hub->Publish(publish.job);
+  }
+  void operator()(GroupStarted& group) { parts.groups->Start(group.id, group.epoch); }
+  void operator()(GroupEnded& group) {
+    parts.groups->End(group.id, group.epoch);
+    parts.bulk->EndGroup(Group(group.id, group.epoch));
+  }
+  void operator()(DeleteCheckpoint& checkpoint) { parts.deleter->Add(std::move(checkpoint)); }
+  void operator()(SampleEvent& event) {
+    if (event.response.has_image()) parts.sample_metrics->CountImage();
+    parts.samples->Push(event.call, std::move(event.response));
+  }
+  void operator()(SampleEnd& end) { parts.samples->End(end.call, end.status); }
+  void operator()(JobLogged& logged) {
+    Log(logged.warning ? Severity::kWarning : Severity::kInfo, "jobs", logged.message,
+        {{"job", logged.job_id}, {"epoch", logged.epoch}});
+  }
+  void operator()(WorkerLogged& logged) {
+    Log(logged.warning ? Severity::kWarning : Severity::kInfo, "workers", logged.message,
+        {{"worker", logged.worker_id}});
+  }
+  void operator()(RestartCounted& restart) {
+    parts.cluster_metrics->CountRestart(CauseOf(restart));
+  }
+  void operator()(SampleWaitMeasured& wait) {
+    parts.sample_metrics->ObserveQueueWait(static_cast<double>(wait.wait_ms) / 1000.0);
+  }
+  void operator()(SampleCounted& sample) {
+    parts.sample_metrics->Ended(OutcomeOf(sample.outcome),
+                                static_cast<double>(sample.latency_ms) / 1000.0);
+  }
+};
+
+}  // namespace
+
+void LoopEffectExecutor::Execute(Effect effect) { std::visit(Executor{parts_, ended_}, effect); }
+
+void LoopEffectExecutor::Committed(absl::StatusCode code, int64_t records, double seconds) {
+  parts_.store_metrics->Commit(code, records, seconds);
+}
+
+void LoopEffectExecutor::ForgetEndedJobs(const State& state, int64_t now_ms) {
+  for (auto it = ended_.begin(); it != ended_.end();) {
+    if (now_ms < it->second) {
+      ++it;
+      continue;
+    }
+    if (!state.active.contains(it->first)) parts_.checkpoint_metrics->Remove(it->first);
+    it = ended_.erase(it);
+  }
+}
+
+void LoopEffectExecutor::BatchDone(const State& state) {
+  std::map<int, int64_t> jobs;
+  for (int value = v1::QUEUED; value <= v1::CANCELLED; ++value) jobs[value] = 0;
+  for (const auto& [id, job] : state.jobs) ++jobs[job.job().state()];
+  for (const auto& [value, count] : jobs) {
+    parts_.cluster_metrics->SetJobs(v1::JobState_Name(static_cast<v1::JobState>(value)), count);
+  }
+  int64_t connected = 0, lost = 0, busy = 0, free = 0;
+  for (const auto& [id, worker] : state.workers) {
+    ++(worker.Usable() ? connected : lost);
+    if (!worker.Usable()) continue;
+    for (const SlotEntry& slot : worker.slots) ++(slot.user ? busy : free);
+  }
+  parts_.cluster_metrics->SetWorkers(connected, lost);
+  parts_.cluster_metrics->SetSlots(busy, free);
+  parts_.sample_metrics->SetQueued(static_cast<int64_t>(state.sample_queue.size()));
+  parts_.sample_metrics->SetRunning(
+      static_cast<int64_t>(state.samples.size() - state.sample_queue.size()));
+  const int64_t now_ms = parts_.clock->MonotonicMs();
+  ForgetEndedJobs(state, now_ms);
+  if (now_ms >= next_store_size_ms_) {
+    next_store_size_ms_ = now_ms + kStoreSizeIntervalMs;
+    parts_.store_metrics->SetBytes(parts_.records->size_bytes(), parts_.chunks->size_bytes());
+  }
+}
+
+}  // namespace diffmoe::server

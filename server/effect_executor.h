@@ -1,0 +1,58 @@
+// Carries effects out: answers RPCs, writes to worker streams and watchers, ends groups, counts.
+// Loop thread only.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "core/base/clock.h"
+#include "core/metrics/metrics.h"
+#include "core/storage/chunk_store.h"
+#include "core/storage/record_store.h"
+#include "server/api/sample_streams.h"
+#include "server/api/watch_hub.h"
+#include "server/api/worker_plane_service.h"
+#include "server/call_table.h"
+#include "server/checkpoint_deleter.h"
+#include "server/checkpoints/bulk_plane_service.h"
+#include "server/group_table.h"
+#include "server/loop.h"
+
+namespace diffmoe::server {
+
+// All must outlive the executor's last use.
+struct ExecutorParts {
+  const Clock* clock = nullptr;
+  const RecordStore* records = nullptr;
+  const ChunkStore* chunks = nullptr;
+  CallTable* calls = nullptr;
+  GroupTable* groups = nullptr;
+  WatchHub* hub = nullptr;
+  SampleStreams* samples = nullptr;
+  WorkerPlaneService* workers = nullptr;
+  BulkPlaneService* bulk = nullptr;
+  CheckpointDeleter* deleter = nullptr;
+  metrics::ClusterMetrics* cluster_metrics = nullptr;
+  metrics::SampleMetrics* sample_metrics = nullptr;
+  metrics::StoreMetrics* store_metrics = nullptr;
+  metrics::CheckpointMetrics* checkpoint_metrics = nullptr;
+};
+
+class LoopEffectExecutor final : public EffectExecutor {
+ public:
+  // Call it before the loop starts.
+  void SetParts(const ExecutorParts& parts) { parts_ = parts; }
+
+  void Execute(Effect effect) override;
+  void BatchDone(const State& state) override;
+  void Committed(absl::StatusCode code, int64_t records, double seconds) override;
+
+ private:
+  void ForgetEndedJobs(const State& state, int64_t now_ms);
+
+  ExecutorParts parts_;
+  std::map<std::string, int64_t> ended_;  // jobs whose series go away, and when
+  int64_t next_store_size_ms_ = 0;
+};
+
+}  // namespace diffmoe::server

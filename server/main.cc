@@ -1,0 +1,86 @@
+// diffmoe-coordinator: the control plane of one cluster.
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <cstdio>
+#include <string>
+#include <thread>
+
+#include "core/base/exit_code.h"
+#include "core/base/log.h"
+#include "core/base/version.h"
+#include "server/coordinator.h"
+
+namespace diffmoe::server {
+namespace {
+
+// SIGTERM and SIGINT are taken by a thread of their own; the first one stops the coordinator, the
+// second one ends the process at once (every acknowledged record is on disk already).
+void BlockSignals(sigset_t* signals) {
+  sigemptyset(signals);
+  sigaddset(signals, SIGTERM);
+  sigaddset(signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+}
+
+int ExitCodeOfStart(const absl::Status& status) {
+  // A wrong address is a wrong flag.
+  return absl::IsInvalidArgument(status) ? kExitUsage : ExitCodeOf(status);
+}
+
+int Run(const CoordinatorOptions& options) {
+  sigset_t signals;
+  BlockSignals(&signals);
+  std::atomic<bool> store_failed{false};
+  auto coordinator = Coordinator::Start(options, [&store_failed](const absl::Status& status) {
+    LogError("coordinator", "records can't be written any more; stopping",
+             {{"error", status.ToString()}});
+    store_failed = true;
+    kill(getpid(), SIGTERM);
+  });
+  if (!coordinator.ok()) {
+    LogError("coordinator", "can't start",
+             {{"error", std::string(coordinator.status().message())}});
+    return ExitCodeOfStart(coordinator.status());
+  }
+  int number = 0;
+  sigwait(&signals, &number);
+  LogInfo("coordinator", "stopping", {{"signal", number}});
+  std::thread([signals] {
+    int second = 0;
+    sigwait(&signals, &second);
+    LogWarning("coordinator", "second signal: ending at once");
+    _exit(kExitInterrupted);
+  }).detach();
+  (*coordinator)->Stop();
+  coordinator->reset();
+  return store_failed ? kExitInternal : kExitOk;
+}
+
+}  // namespace
+}  // namespace diffmoe::server
+
+int main(int argc, char** argv) {
+  diffmoe::server::CoordinatorOptions options;
+  CLI::App app("Control plane of a DiffMoE cluster: jobs, checkpoints, sampling.");
+  app.set_version_flag("--version", diffmoe::kVersion);
+  app.add_option("--data-dir", options.data_dir, "Directory of all state; one coordinator each")
+      ->required();
+  app.add_option("--listen", options.listen,
+                 "HOST:PORT of the gRPC server; port 0 takes a free one")
+      ->capture_default_str();
+  app.add_option("--metrics-listen", options.metrics_listen, "HOST:PORT of GET /metrics")
+      ->capture_default_str();
+  app.add_flag("--accept-data-loss", options.accept_data_loss,
+               "Open a damaged record store and keep what is left of it");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? diffmoe::kExitOk : diffmoe::kExitUsage;
+  }
+  return diffmoe::server::Run(options);
+}

@@ -1,0 +1,109 @@
+// What can happen to the coordinator. RPC handlers and worker streams post events; only the loop
+// turns them into changes of State. `call` numbers a waiting RPC, `session` a worker stream; both
+// are unique in the life of the process.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "diffmoe/v1/sampling.pb.h"
+#include "diffmoe/v1/training_spec.pb.h"
+#include "diffmoe/worker/v1/bulk_plane.pb.h"
+#include "diffmoe/worker/v1/worker_plane.pb.h"
+
+namespace diffmoe::server {
+
+// The time of one step(). Monotonic time decides, unix time is only recorded.
+struct Now {
+  int64_t monotonic_ms = 0;
+  int64_t unix_ms = 0;
+};
+
+// First event of a coordinator's life, after the records are loaded: applies the restore rules.
+struct Restarted {};
+
+// The loop itself was away (frozen, or its store could not be written). Nobody may be judged silent
+// for that time.
+struct Resumed {};
+
+// Time has passed; posted when NextWakeupMs() is reached.
+struct Tick {};
+
+struct SubmitJob {
+  uint64_t call = 0;
+  v1::TrainingSpec spec;  // valid and complete
+  std::string request_id;
+  std::string request_hash;
+};
+
+struct CancelJob {
+  uint64_t call = 0;
+  std::string job_id;
+};
+
+struct WorkerHello {
+  uint64_t session = 0;
+  worker::v1::Hello hello;  // of the right protocol version, with an id and at least one slot
+};
+
+struct WorkerHeartbeat {
+  uint64_t session = 0;
+};
+
+struct RankStarted {
+  uint64_t session = 0;
+  worker::v1::RankStarted message;
+};
+
+struct RankReported {
+  uint64_t session = 0;
+  worker::v1::RankReport message;
+};
+
+struct RankExited {
+  uint64_t session = 0;
+  worker::v1::RankExited message;
+};
+
+struct SessionClosed {
+  uint64_t session = 0;
+};
+
+// All shards of a checkpoint are durable. The manifest record makes it exist.
+struct CommitManifest {
+  uint64_t call = 0;
+  worker::v1::Manifest manifest;
+};
+
+// The checkpoint's bytes are damaged or missing; it isn't restored, sampled or listed any more.
+struct CheckpointDamaged {
+  std::string job_id;
+  int64_t step = 0;
+  std::string reason;
+};
+
+struct SubmitSample {
+  uint64_t call = 0;
+  std::string job_id;
+  std::optional<int64_t> step;  // absent: newest committed
+  v1::SampleRequest request;    // with seed
+  int64_t deadline_in_ms = 0;   // 0: none
+};
+
+// The client went away or cancelled.
+struct CancelSample {
+  uint64_t call = 0;
+};
+
+struct SampleUpdated {
+  worker::v1::SampleUpdate update;
+};
+
+using Event =
+    std::variant<Restarted, Resumed, Tick, SubmitJob, CancelJob, WorkerHello, WorkerHeartbeat,
+                 RankStarted, RankReported, RankExited, SessionClosed, CommitManifest,
+                 CheckpointDamaged, SubmitSample, CancelSample, SampleUpdated>;
+
+}  // namespace diffmoe::server

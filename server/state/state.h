@@ -1,0 +1,201 @@
+// All that the coordinator knows. Durable parts are JobRecord, StoreHeader and the set of committed
+// checkpoints; everything else is learnt again from the workers after a restart. Only the loop
+// thread touches it; plain data without locks.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "diffmoe/internal/v1/records.pb.h"
+#include "diffmoe/v1/sampling.pb.h"
+#include "diffmoe/worker/v1/worker_plane.pb.h"
+
+namespace diffmoe::server {
+
+// Limits and delays, all in monotonic milliseconds. The defaults are those of the service; tests
+// shorten them.
+struct StateOptions {
+  // A connected worker says something at least this often; silent for longer, it is shown as SILENT
+  // and gets no new work.
+  int64_t heartbeat_interval_ms = 1000;
+  int64_t silence_limit_ms = 5000;
+  // A SILENT worker that doesn't come back in this time is lost, with its ranks.
+  int64_t worker_grace_ms = 10'000;
+  // A rank that its returned worker doesn't announce may still have its exit message on the way for
+  // so long.
+  int64_t missing_rank_grace_ms = 2000;
+  // After a coordinator restart, ranks of running jobs have so long to be announced.
+  int64_t adoption_grace_ms = 10'000;
+  // SIGTERM to SIGKILL, after a peer failed and after a cancel.
+  int64_t failure_stop_grace_ms = 3000;
+  int64_t cancel_stop_grace_ms = 5000;
+  // StopGroup is repeated so often; after stop_limit_ms the ranks count as gone.
+  int64_t stop_repeat_ms = 10'000;
+  int64_t stop_limit_ms = 60'000;
+  // Longest wait between restarts; the first restart is immediate, then 1 s, 2 s, 4 s, ...
+  int64_t max_backoff_ms = 30'000;
+  // A lost worker is listed for so long.
+  int64_t forget_worker_ms = 600'000;
+
+  int max_active_jobs = 10'000;
+  int max_workers = 1000;
+  int max_kept_attempts = 50;
+
+  int max_sample_requests = 256;
+  int max_samplers = 4;
+  int max_sampler_losses = 2;  // a request that loses more samplers fails
+  int64_t sampler_idle_ms = 60'000;
+  int64_t sampler_stop_grace_ms = 3000;
+  // A sampler whose process runs but isn't connected to its worker yet refuses tasks; they are
+  // offered again so often, and so many times.
+  int64_t sampler_retry_ms = 250;
+  int max_sampler_refusals = 480;
+};
+
+struct SlotUser {
+  std::string group_id;
+  int64_t epoch = 0;
+  int rank = 0;
+  bool operator==(const SlotUser&) const = default;
+};
+
+struct SlotEntry {
+  std::string device;
+  std::optional<SlotUser> user;
+};
+
+struct WorkerEntry {
+  std::string id, host, version, metrics_address;
+  uint64_t session = 0;  // 0: no stream
+  bool silent = false;
+  bool lost = false;  // its ranks are given up; kept for the listing only
+  int64_t last_heard_ms = 0;
+  int64_t silent_since_ms = 0;
+  int64_t connect_unix_ms = 0;
+  std::vector<SlotEntry> slots;
+
+  bool Usable() const { return session != 0 && !silent && !lost; }
+};
+
+enum class RankPhase {
+  kExpected,  // told to start, or not announced yet after a restart
+  kRunning,
+  kDone,  // finished its work
+  kGone,
+};
+
+struct RankEntry {
+  std::string worker_id;
+  int slot = 0;
+  RankPhase phase = RankPhase::kExpected;
+  int64_t done_step = 0;
+  std::optional<int64_t> missing_since_ms;  // its worker came back without it
+
+  bool Alive() const { return phase == RankPhase::kExpected || phase == RankPhase::kRunning; }
+};
+
+// Why an attempt ended, strongest first: of several the strongest is the culprit, others are its
+// consequences.
+enum class FailureCause {
+  kRefused,  // a rank reported an error that a retry can't cure
+  kCrash,    // signal or exit code without a report
+  kSpawn,    // could not be started
+  kError,    // a rank reported an error
+  kWorkerLost,
+  kWorkerStopped,       // the worker ended its ranks by itself
+  kCoordinatorRestart,  // not announced after a restart
+  kPeer,                // a rank reported that it lost its peers
+};
+
+struct Failure {
+  FailureCause cause = FailureCause::kPeer;
+  std::string text;  // names rank and worker
+  int64_t step = 0;
+  int status_code = 0;  // absl::StatusCode of a reported error
+  int signal = 0;
+};
+
+// Soft part of the running attempt. `ranks` is empty when none runs.
+struct AttemptEntry {
+  std::vector<RankEntry> ranks;
+  bool ending = false;  // StopGroup was sent
+  std::optional<Failure> failure;
+  int64_t stop_since_ms = 0;
+  int64_t stop_sent_ms = 0;
+  std::optional<int64_t> adopt_until_ms;
+};
+
+struct JobEntry {
+  internal::v1::JobRecord record;
+  std::map<int64_t, int64_t> checkpoints;  // committed steps and the epochs that wrote them
+  AttemptEntry attempt;
+  int64_t not_before_ms = 0;  // monotonic
+
+  const v1::Job& job() const { return record.job(); }
+  v1::Job& job() { return *record.mutable_job(); }
+};
+
+enum class SamplerPhase { kStarting, kReady, kStopping };
+
+struct SamplerEntry {
+  std::string id;
+  int64_t epoch = 0;
+  std::string worker_id;
+  int slot = 0;
+  std::string device;
+  SamplerPhase phase = SamplerPhase::kStarting;
+  std::optional<uint64_t> call;  // the request it works on
+  std::string job_id;            // checkpoint that it has loaded
+  int64_t step = 0;
+  int64_t idle_since_ms = 0;
+  int64_t stop_since_ms = 0;
+  int64_t not_before_ms = 0;  // refused a task; not asked before this
+};
+
+struct SampleEntry {
+  uint64_t call = 0;
+  std::string request_id;
+  std::string job_id;
+  int64_t step = 0;
+  v1::TrainingSpec spec;
+  v1::SampleRequest request;  // complete
+  std::optional<int64_t> deadline_ms;
+  int64_t submitted_ms = 0;
+  std::string sampler_id;  // empty: queued
+  bool waited = false;     // its queue wait is measured
+  int losses = 0;
+  int refusals = 0;
+  int next_image = 0;  // images before it have been sent to the client
+  int told_position = -1;
+  std::string told_reason;
+};
+
+struct State {
+  StateOptions options;
+  internal::v1::StoreHeader header;
+  std::map<std::string, JobEntry> jobs;
+  std::map<int64_t, std::string> jobs_by_number;  // sequence number -> id
+  std::map<std::string, std::string> jobs_by_request_id;
+  std::set<std::string> active;  // ids of jobs that have not ended
+  std::map<std::string, WorkerEntry> workers;
+  std::map<uint64_t, std::string> sessions;  // session -> worker id
+  std::map<std::string, SamplerEntry> samplers;
+  std::map<uint64_t, SampleEntry> samples;  // by call
+  std::deque<uint64_t> sample_queue;        // calls without a sampler, oldest first
+  int64_t next_sample_number = 1;
+};
+
+inline bool HasEnded(v1::JobState state) {
+  return state == v1::SUCCEEDED || state == v1::FAILED || state == v1::CANCELLED;
+}
+
+std::string JobName(const std::string& job_id);  // "jobs/{id}"
+std::string CheckpointName(const std::string& job_id,
+                           int64_t step);  // "jobs/{id}/checkpoints/{step}"
+
+}  // namespace diffmoe::server

@@ -1,0 +1,122 @@
+#include "server/state/step.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "server/state/records.h"
+#include "server/state/transition.h"
+
+namespace diffmoe::server {
+namespace {
+
+struct Dispatch {
+  Transition& t;
+  void operator()(const Restarted&) { OnRestarted(t); }
+  void operator()(const Resumed&) { OnResumed(t); }
+  void operator()(const Tick&) {
+    TickWorkers(t);
+    TickAttempts(t);
+    TickSamplers(t);
+    TickSamples(t);
+    t.schedule = true;
+  }
+  void operator()(const SubmitJob& event) { OnSubmitJob(t, event); }
+  void operator()(const CancelJob& event) { OnCancelJob(t, event); }
+  void operator()(const WorkerHello& event) { OnWorkerHello(t, event); }
+  void operator()(const WorkerHeartbeat& event) { OnWorkerHeartbeat(t, event); }
+  void operator()(const RankStarted& event) { OnRankStarted(t, event); }
+  void operator()(const RankReported& event) { OnRankReported(t, event); }
+  void operator()(const RankExited& event) { OnRankExited(t, event); }
+  void operator()(const SessionClosed& event) { OnSessionClosed(t, event); }
+  void operator()(const CommitManifest& event) { OnCommitManifest(t, event); }
+  void operator()(const CheckpointDamaged& event) { OnCheckpointDamaged(t, event); }
+  void operator()(const SubmitSample& event) { OnSubmitSample(t, event); }
+  void operator()(const CancelSample& event) { OnCancelSample(t, event); }
+  void operator()(const SampleUpdated& event) { OnSampleUpdated(t, event); }
+};
+
+void WriteChangedJobs(Transition& t) {
+  for (const std::string& id : t.changed_jobs) {
+    const JobEntry& job = t.state.jobs.at(id);
+    t.Emit(WriteRecord{JobKey(id), job.record.SerializeAsString()});
+  }
+  t.progressed_jobs.insert(t.changed_jobs.begin(), t.changed_jobs.end());
+  for (const std::string& id : t.progressed_jobs) t.Emit(PublishJob{t.state.jobs.at(id).job()});
+}
+
+// A reply holds the job as it is at the end of the step.
+void CompleteReplies(Transition& t) {
+  for (Effect& effect : t.effects) {
+    auto* reply = std::get_if<Reply>(&effect);
+    if (reply != nullptr && !reply->job.id().empty()) {
+      reply->job = t.state.jobs.at(reply->job.id()).job();
+    }
+  }
+}
+
+}  // namespace
+
+Effects Step(State& state, const Event& event, Now now) {
+  Transition t{state, now, {}, {}, {}, false};
+  std::visit(Dispatch{t}, event);
+  if (t.schedule) {
+    ScheduleJobs(t);
+    ScheduleSamplers(t);
+  }
+  CompleteReplies(t);
+  WriteChangedJobs(t);
+  return std::move(t.effects);
+}
+
+int64_t NextWakeupMs(const State& state) {
+  const StateOptions& options = state.options;
+  int64_t next = std::numeric_limits<int64_t>::max();
+  const auto at = [&next](int64_t time_ms) { next = std::min(next, time_ms); };
+  for (const auto& [id, worker] : state.workers) {
+    if (worker.lost) {
+      at(worker.silent_since_ms + options.forget_worker_ms);
+    } else if (worker.silent) {
+      at(worker.silent_since_ms + options.worker_grace_ms);
+    } else {
+      at(worker.last_heard_ms + options.silence_limit_ms);
+    }
+  }
+  for (const std::string& id : state.active) {
+    const JobEntry& job = state.jobs.at(id);
+    if (job.job().state() == v1::QUEUED) {
+      if (job.not_before_ms > 0) at(job.not_before_ms);
+      continue;
+    }
+    if (job.attempt.adopt_until_ms) at(*job.attempt.adopt_until_ms);
+    if (job.attempt.ending) {
+      at(job.attempt.stop_sent_ms + options.stop_repeat_ms);
+      at(job.attempt.stop_since_ms + options.stop_limit_ms);
+    }
+    for (const RankEntry& rank : job.attempt.ranks) {
+      if (rank.Alive() && rank.missing_since_ms) {
+        at(*rank.missing_since_ms + options.missing_rank_grace_ms);
+      }
+    }
+  }
+  for (const auto& [id, sampler] : state.samplers) {
+    if (sampler.phase == SamplerPhase::kStopping) {
+      at(sampler.stop_since_ms + options.stop_limit_ms);
+    } else if (sampler.phase == SamplerPhase::kReady && !sampler.call) {
+      at(sampler.idle_since_ms + options.sampler_idle_ms);
+      if (sampler.not_before_ms > 0 && !state.sample_queue.empty()) at(sampler.not_before_ms);
+    }
+  }
+  for (const auto& [call, sample] : state.samples) {
+    if (sample.deadline_ms) at(*sample.deadline_ms);
+  }
+  return next;
+}
+
+std::string JobName(const std::string& job_id) { return absl::StrCat("jobs/", job_id); }
+
+std::string CheckpointName(const std::string& job_id, int64_t step) {
+  return absl::StrCat("jobs/", job_id, "/checkpoints/", step);
+}
+
+}  // namespace diffmoe::server

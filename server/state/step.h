@@ -1,0 +1,28 @@
+// The coordinator's only way to change: Step(). Pure: it reads no clock, does no I/O and draws no
+// random numbers, so the same state, events and times always give the same effects.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/state/effect.h"
+#include "server/state/event.h"
+#include "server/state/state.h"
+
+namespace diffmoe::server {
+
+Effects Step(State& state, const Event& event, Now now);
+
+// Monotonic time at which a Tick is due; INT64_MAX when nothing waits.
+int64_t NextWakeupMs(const State& state);
+
+// The durable part of a state from its records (keys and values). DATA_LOSS names the record that
+// can't be read; FAILED_PRECONDITION when the store was written by a newer schema. Post Restarted
+// to it before anything else.
+absl::StatusOr<State> LoadState(const std::vector<std::pair<std::string, std::string>>& records,
+                                const StateOptions& options);
+
+}  // namespace diffmoe::server
