@@ -1,4 +1,5 @@
-// The number of ranks is not a hyperparameter: 20 training steps on 1, 2 and 4 ranks give the same bits.
+// The number of ranks is not a hyperparameter: 20 training steps on 1, 2 and 4 ranks give the same
+// bits.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -40,7 +41,8 @@ int SyntheticImage(uint64_t index, std::span<float> out) {
   const int label = static_cast<int>(index % 10);
   RandomStream(99, RandomUse::kNoise, index, 0).Normal(out);
   for (size_t i = 0; i < out.size(); ++i) {
-    out[i] = std::tanh(0.2f * out[i] + std::sin(0.1f * static_cast<float>(i) * static_cast<float>(label + 1)));
+    out[i] = std::tanh(0.2f * out[i] +
+                       std::sin(0.1f * static_cast<float>(i) * static_cast<float>(label + 1)));
   }
   return label;
 }
@@ -61,7 +63,8 @@ TrainingRun Train(const TrainingConfig& config, int world_size) {
     TrainEngine engine(config, collectives);
     engine.Initialize();
     for (int64_t step = 0; step < config.steps; ++step) {
-      const Batch batch = MakeBatch(config, step, collectives.rank(), world_size, 1000, SyntheticImage);
+      const Batch batch =
+          MakeBatch(config, step, collectives.rank(), world_size, 1000, SyntheticImage);
       const StepFigures figures = engine.Step(step, batch, 0);
       std::lock_guard<std::mutex> lock(mutex);
       if (collectives.rank() == 0) {
@@ -72,8 +75,8 @@ TrainingRun Train(const TrainingConfig& config, int world_size) {
       for (int64_t layer = 0; layer < engine.moe_layer_count(); ++layer) {
         const auto& selection = engine.moe_layer(layer).last_selection();
         for (size_t e = 0; e < selection.size(); ++e) {
-          run.selections[static_cast<size_t>(step)][{layer, engine.layout().first_expert() + static_cast<int64_t>(e)}] =
-              selection[e];
+          run.selections[static_cast<size_t>(step)][{
+              layer, engine.layout().first_expert() + static_cast<int64_t>(e)}] = selection[e];
         }
       }
     }
@@ -84,7 +87,8 @@ TrainingRun Train(const TrainingConfig& config, int world_size) {
       int64_t elements = 1;
       for (int64_t size : piece.shape) elements *= size;
       whole.resize(static_cast<size_t>(elements), std::nanf(""));
-      std::memcpy(whole.data() + piece.first_element, piece.data, static_cast<size_t>(piece.elements) * sizeof(float));
+      std::memcpy(whole.data() + piece.first_element, piece.data,
+                  static_cast<size_t>(piece.elements) * sizeof(float));
     }
   });
   return run;
@@ -114,8 +118,11 @@ TEST_P(LayoutInvariance, OneTwoAndFourRanksGiveTheSameBits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, LayoutInvariance, ::testing::Values(Family::kDiffMoe, Family::kDense),
-                         [](const auto& family) { return family.param == Family::kDense ? "Dense" : "DiffMoe"; });
+INSTANTIATE_TEST_SUITE_P(Families, LayoutInvariance,
+                         ::testing::Values(Family::kDiffMoe, Family::kDense),
+                         [](const auto& family) {
+                           return family.param == Family::kDense ? "Dense" : "DiffMoe";
+                         });
 
 }  // namespace
 }  // namespace diffmoe

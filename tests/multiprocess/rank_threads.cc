@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <cstdlib>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -18,6 +19,8 @@ void RunRanks(int world_size, const std::function<void(Collectives&)>& body) {
     body(*collectives);
     return;
   }
+  // c10d's flight recorder is one object per process and not safe for several groups at once.
+  setenv("TORCH_FR_BUFFER_SIZE", "0", 1);
   const auto store = c10::make_intrusive<c10d::HashStore>();
   std::mutex mutex;
   std::exception_ptr failure;
@@ -26,7 +29,8 @@ void RunRanks(int world_size, const std::function<void(Collectives&)>& body) {
     ranks.emplace_back([&, rank] {
       try {
         at::set_num_threads(1);
-        const auto collectives = MakeGlooCollectives(store, rank, world_size, std::chrono::seconds(30));
+        const auto collectives =
+            MakeGlooCollectives(store, rank, world_size, std::chrono::seconds(30));
         body(*collectives);
       } catch (...) {
         std::lock_guard<std::mutex> lock(mutex);

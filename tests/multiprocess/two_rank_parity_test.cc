@@ -1,4 +1,5 @@
-// The pool is global: two ranks over Gloo give the numbers that the published code gives on one rank with the same samples.
+// The pool is global: two ranks over Gloo give the numbers that the published code gives on one
+// rank with the same samples.
 #include <gtest/gtest.h>
 
 #include "absl/strings/match.h"
@@ -34,11 +35,13 @@ TEST(TwoRankParity, PoolThresholdAndOutputsEqualOneRank) {
       const int64_t samples = 4 / world_size, first = collectives.rank() * samples;
       for (const char* call : {"1", "2"}) {
         const std::string suffix = std::string("_call") + call;
-        const at::Tensor x = fixture.at("in.x" + suffix).narrow(0, first, samples).contiguous().view({-1, 16});
+        const at::Tensor x =
+            fixture.at("in.x" + suffix).narrow(0, first, samples).contiguous().view({-1, 16});
         MoeLayer::SavedPtr saved;
         const at::Tensor y = layer.Forward(x, 16, true, &saved, nullptr);
         EXPECT_TRUE(Close(y, fixture.at("out.world1.y" + suffix).narrow(0, first, samples), 1e-10));
-        EXPECT_TRUE(Close(layer.threshold(), fixture.at(std::string("out.world1.threshold") + call), 1e-12));
+        EXPECT_TRUE(Close(layer.threshold(), fixture.at(std::string("out.world1.threshold") + call),
+                          1e-12));
       }
     });
   }

@@ -1,0 +1,76 @@
+// diffmoe-rank: one process per slot of an attempt. Started by diffmoe-worker, never by hand.
+#include <ATen/Parallel.h>
+#include <malloc.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <string>
+
+#include "core/base/exit_code.h"
+#include "core/base/log.h"
+#include "worker/error_boundary.h"
+#include "worker/rank/rank_link.h"
+#include "worker/rank/sample_role.h"
+#include "worker/rank/train_role.h"
+
+namespace diffmoe {
+namespace {
+
+// Freed activations stay in the heap: mapping them anew in every step costs a fifth of a MoE
+// layer's time.
+void KeepFreedMemory() {
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, -1);
+  mallopt(M_TOP_PAD, 64 << 20);
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app{"One rank of a DiffMoE job. Started by diffmoe-worker."};
+  std::string socket_path, group;
+  int64_t epoch = 0;
+  int rank = 0;
+  app.add_option("--socket", socket_path, "Unix socket of the worker")->required();
+  app.add_option("--group", group, "Job or sampler id")->required();
+  app.add_option("--epoch", epoch, "Attempt")->required();
+  app.add_option("--rank", rank, "Rank in the group")->required();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+  }
+  KeepFreedMemory();
+  at::set_num_threads(1);
+
+  auto link = RankLink::Connect(socket_path, group, epoch, rank);
+  if (!link.ok()) {
+    LogError("rank", "no connection to the worker",
+             {{"socket", socket_path}, {"error", link.status().message()}});
+    return ExitCodeOf(link.status());
+  }
+  int64_t step = (*link)->assignment().restore_step;
+  absl::Status status = CatchErrors([&] {
+    return (*link)->assignment().role == RankRole::kTrain ? RunTrainRole(**link, &step)
+                                                          : RunSampleRole(**link);
+  });
+  // A peer that was stopped with this rank looks like a lost peer.
+  if ((*link)->stop_requested() && !status.ok()) status = absl::CancelledError("asked to stop");
+  if (status.ok()) {
+    (*link)->SayDone(step);
+    return kExitOk;
+  }
+  if (absl::IsCancelled(status)) return kExitOk;
+  LogError("rank", "ended with an error",
+           {{"rank", rank}, {"step", step}, {"error", status.message()}});
+  (*link)->SayFailure(status, step);
+  return ExitCodeOf(status);
+}
+
+}  // namespace
+}  // namespace diffmoe
+
+int main(int argc, char** argv) {
+  const int code = diffmoe::Main(argc, argv);
+  // Skip destructors of libraries that still own threads.
+  std::fflush(nullptr);
+  std::_Exit(code);
+}

@@ -1,0 +1,176 @@
+#include "worker/rank/train_role.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "core/base/log.h"
+#include "core/base/status_macros.h"
+#include "core/data/image_dataset.h"
+#include "core/parallel/gloo_collectives.h"
+#include "core/train/train_engine.h"
+#include "worker/rank/checkpoint_writer.h"
+#include "worker/rank/control_store.h"
+#include "worker/rank/progress_meter.h"
+#include "worker/rank/state_reader.h"
+
+namespace diffmoe {
+namespace {
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::unique_ptr<Collectives> JoinGroup(RankLink& link, const TrainingConfig& config) {
+  const RankAssignment& assignment = link.assignment();
+  if (assignment.world_size == 1) return MakeLocalCollectives();
+  const std::chrono::milliseconds budget(static_cast<int64_t>(config.step_budget_seconds * 1000));
+  return MakeGlooCollectives(MakeControlStore(link, budget), assignment.rank, assignment.world_size,
+                             budget);
+}
+
+// State that isn't a tensor, as "elapsed_seconds thresholds_initialized".
+std::string TrainerState(double elapsed_seconds, bool thresholds_initialized) {
+  return absl::StrCat(elapsed_seconds, " ", thresholds_initialized ? 1 : 0);
+}
+
+CheckpointSummaryData Summary(const TrainEngine& engine, double loss, double elapsed_seconds) {
+  CheckpointSummaryData summary;
+  summary.loss = loss;
+  for (const std::vector<float>& layer : engine.Thresholds()) {
+    summary.experts = static_cast<int>(layer.size());
+    summary.thresholds.insert(summary.thresholds.end(), layer.begin(), layer.end());
+  }
+  for (int64_t i = 0; i < engine.moe_layer_count(); ++i) {
+    summary.blocks.push_back(static_cast<int>(engine.moe_layer(i).block()));
+  }
+  summary.trainer_state = TrainerState(elapsed_seconds, engine.thresholds_initialized());
+  return summary;
+}
+
+// Fills the engine from a checkpoint; returns the training time that it holds.
+absl::StatusOr<double> Restore(RankLink& link, TrainEngine& engine) {
+  const RankAssignment& assignment = link.assignment();
+  ASSIGN_OR_RETURN(const CheckpointManifest manifest,
+                   link.GetManifest(assignment.restore_job, assignment.restore_step));
+  std::vector<WantedRun> wanted;
+  for (const StateRun& run : engine.NeededState()) {
+    wanted.push_back({run.name, run.shape, run.first_element, run.elements, run.data});
+  }
+  RETURN_IF_ERROR(ReadState(link, manifest, wanted));
+  const std::vector<std::string> state = absl::StrSplit(manifest.summary.trainer_state, ' ');
+  double elapsed = 0;
+  if (state.size() != 2 || !absl::SimpleAtod(state[0], &elapsed)) {
+    return absl::DataLossError(absl::StrCat("checkpoint ", manifest.job_id, "@", manifest.step,
+                                            ": unreadable trainer state"));
+  }
+  std::vector<std::vector<float>> thresholds;
+  const size_t experts = static_cast<size_t>(manifest.summary.experts);
+  for (size_t i = 0; i < manifest.summary.blocks.size(); ++i) {
+    const auto first = manifest.summary.thresholds.begin() + static_cast<int64_t>(i * experts);
+    thresholds.emplace_back(first, first + static_cast<int64_t>(experts));
+  }
+  engine.RestoreThresholds(thresholds, state[1] == "1");
+  return elapsed;
+}
+
+class Training {
+ public:
+  Training(RankLink& link, const ImageDataset& dataset, int64_t* last_step)
+      : link_(link),
+        config_(link.assignment().config),
+        dataset_(dataset),
+        last_step_(last_step),
+        collectives_(JoinGroup(link, config_)),
+        engine_(config_, *collectives_),
+        writer_(link),
+        meter_(config_) {}
+
+  absl::Status Run() {
+    const RankAssignment& assignment = link_.assignment();
+    double elapsed = 0;
+    int64_t step = assignment.restore_step;
+    if (step > 0) {
+      ASSIGN_OR_RETURN(elapsed, Restore(link_, engine_));
+    } else {
+      engine_.Initialize();
+    }
+    *last_step_ = step;
+    LogInfo("rank", "training",
+            {{"rank", assignment.rank},
+             {"world_size", assignment.world_size},
+             {"from_step", step},
+             {"to_step", config_.steps},
+             {"images", dataset_.size()}});
+    const double begin = Now() - elapsed;
+    // A checkpoint of the last step: nothing is left to do.
+    bool last = step >= config_.steps || (config_.minutes && elapsed >= 60 * *config_.minutes);
+    while (!last) {
+      if (link_.stop_requested()) return absl::CancelledError("asked to stop");
+      if (writer_.fenced())
+        return absl::AbortedError("this attempt has been replaced by a newer one");
+      const double data_begin = Now();
+      const Batch batch =
+          MakeBatch(config_, step, assignment.rank, assignment.world_size,
+                    static_cast<uint64_t>(dataset_.size()),
+                    [&](uint64_t index, std::span<float> out) { return ReadOrThrow(index, out); });
+      const double data_seconds = Now() - data_begin;
+      const StepFigures figures = engine_.Step(step, batch, Now() - begin);
+      *last_step_ = ++step;
+      last = step >= config_.steps ||
+             (config_.minutes && figures.elapsed_seconds >= 60 * *config_.minutes);
+      meter_.Add(step, figures, engine_.phases(), data_seconds, Now() - data_begin);
+      if (assignment.rank == 0 && (last || meter_.Due())) {
+        auto [progress, records] =
+            meter_.Take(Now() - begin, static_cast<int64_t>(dataset_.bad_files().size()), last);
+        link_.Report(std::move(progress), std::move(records));
+      }
+      if (!last && step % config_.checkpoint_every_steps == 0) {
+        writer_.Save(step, engine_.OwnedState(), MaybeSummary(figures.loss, Now() - begin));
+      }
+      if (last)
+        return writer_.SaveLast(step, engine_.OwnedState(),
+                                MaybeSummary(figures.loss, Now() - begin));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  int ReadOrThrow(uint64_t index, std::span<float> out) {
+    int label = 0;
+    const absl::Status status =
+        dataset_.Read(static_cast<int64_t>(index), absl::MakeSpan(out.data(), out.size()), &label);
+    if (!status.ok()) throw std::runtime_error(std::string(status.message()));
+    return label;
+  }
+
+  std::optional<CheckpointSummaryData> MaybeSummary(double loss, double elapsed) const {
+    if (link_.assignment().rank != 0) return std::nullopt;
+    return Summary(engine_, loss, elapsed);
+  }
+
+  RankLink& link_;
+  const TrainingConfig& config_;
+  const ImageDataset& dataset_;
+  int64_t* last_step_;
+  std::unique_ptr<Collectives> collectives_;
+  TrainEngine engine_;
+  CheckpointWriter writer_;
+  ProgressMeter meter_;
+};
+
+}  // namespace
+
+absl::Status RunTrainRole(RankLink& link, int64_t* last_step) {
+  const TrainingConfig& config = link.assignment().config;
+  ASSIGN_OR_RETURN(const std::unique_ptr<ImageDataset> dataset,
+                   ImageDataset::Open(config.data, config.model));
+  Training training(link, *dataset, last_step);
+  return training.Run();
+}
+
+}  // namespace diffmoe

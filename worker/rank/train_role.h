@@ -1,0 +1,14 @@
+// What a training rank does from its assignment to its last checkpoint.
+#pragma once
+
+#include "absl/status/status.h"
+#include "worker/rank/rank_link.h"
+
+namespace diffmoe {
+
+// Returns OK after the last checkpoint is durable, CANCELLED when asked to stop, else the error
+// that ends the attempt; it names file, rank, collective or layer. *last_step is kept up to date
+// for the report of a failure.
+absl::Status RunTrainRole(RankLink& link, int64_t* last_step);
+
+}  // namespace diffmoe
