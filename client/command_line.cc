@@ -42,8 +42,11 @@ UnknownCommand FindUnknownCommand(const CLI::App& app, const std::vector<std::st
   static const std::set<std::string> kWithValue = {"--server", "--data-dir", "-o", "--output"};
   const CLI::App* level = &app;
   for (size_t i = 0; i < arguments.size(); ++i) {
-    if (kWithValue.contains(arguments[i])) ++i;
-    if (i >= arguments.size() || arguments[i].empty() || arguments[i][0] == '-') continue;
+    if (kWithValue.contains(arguments[i])) {
+      ++i;
+      continue;
+    }
+    if (arguments[i].empty() || arguments[i][0] == '-') continue;
     std::vector<std::string> names;
     const CLI::App* next = nullptr;
     for (const CLI::App* command : level->get_subcommands([](const CLI::App*) { return true; })) {
@@ -88,6 +91,7 @@ int RunCommandLine(const std::vector<std::string>& arguments, Context* context) 
   AddMetricsCommand(&app, context);
   AddCheckpointCommand(&app, context);
   AddSampleCommand(&app, context);
+  AddReportCommand(&app, context);
   AddWorkersCommand(&app, context);
   AddExplainCommand(&app, context);
   AddVersionCommand(&app, context);

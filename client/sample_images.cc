@@ -80,6 +80,11 @@ absl::Status SampleImages::WriteRaw(const std::string& path) const {
   return WriteFileAtomically(path, bytes);
 }
 
+absl::StatusOr<std::vector<Image>> SampleImages::All() const {
+  RETURN_IF_ERROR(CheckComplete());
+  return images_;
+}
+
 std::string SampleImages::ShapeText() const {
   if (images_.empty()) return "[0]";
   return absl::StrCat("[", images_.size(), ", ", images_[0].height, ", ", images_[0].width, ", ",

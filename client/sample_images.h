@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "core/data/image.h"
 #include "diffmoe/v1/sampling.pb.h"
 
@@ -24,6 +25,8 @@ class SampleImages {
   absl::Status WriteGrid(const std::string& path, int columns, int scale) const;
   // uint8 [count, height, width, channels]. DATA_LOSS when an image is missing.
   absl::Status WriteRaw(const std::string& path) const;
+  // All images in ascending index. DATA_LOSS when one is missing.
+  absl::StatusOr<std::vector<Image>> All() const;
   // "[16, 32, 32, 1]".
   std::string ShapeText() const;
 

@@ -15,6 +15,7 @@ void AddWatchCommand(CLI::App* app, Context* context);
 void AddMetricsCommand(CLI::App* app, Context* context);
 void AddCheckpointCommand(CLI::App* app, Context* context);
 void AddSampleCommand(CLI::App* app, Context* context);
+void AddReportCommand(CLI::App* app, Context* context);
 void AddWorkersCommand(CLI::App* app, Context* context);
 void AddExplainCommand(CLI::App* app, Context* context);
 void AddVersionCommand(CLI::App* app, Context* context);

@@ -1,10 +1,12 @@
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "client/api_client.h"
 #include "client/api_status.h"
@@ -12,9 +14,11 @@
 #include "client/names.h"
 #include "client/output/text.h"
 #include "client/output/views.h"
+#include "client/sample_call.h"
 #include "client/sample_images.h"
 #include "core/base/exit_code.h"
 #include "core/base/status_macros.h"
+#include "core/spec/spec_fields.h"
 
 namespace diffmoe {
 namespace {
@@ -23,7 +27,7 @@ struct SampleOptions {
   std::string job;
   std::string classes;
   int count = 16;
-  std::optional<uint64_t> seed;
+  std::string seed;
   std::optional<int> steps;
   std::optional<double> guidance;
   std::string out = "samples.png";
@@ -59,57 +63,18 @@ absl::StatusOr<v1::SampleRequest> MakeRequest(ApiClient* client, const SampleOpt
   if (classes.size() > 1) classes = RepeatClasses(classes, options.count);
   for (int32_t label : classes) request.add_classes(label);
   request.set_count(static_cast<int32_t>(images));
-  if (options.seed.has_value()) request.set_seed(*options.seed);
+  if (!options.seed.empty()) {
+    uint64_t seed = 0;
+    if (!absl::SimpleAtoi(options.seed, &seed)) {
+      return UsageError(absl::StrCat("--seed: expected a whole number from 0 to ",
+                                     std::numeric_limits<uint64_t>::max(), ", got ",
+                                     QuoteForMessage(options.seed)));
+    }
+    request.set_seed(seed);
+  }
   if (options.steps.has_value()) request.set_steps(*options.steps);
   if (options.guidance.has_value()) request.set_guidance(*options.guidance);
   return request;
-}
-
-std::string QueuedLine(const v1::SampleResponse::Queued& queued) {
-  std::string line = "queued";
-  if (queued.position() > 0) absl::StrAppend(&line, ", ", queued.position(), " ahead");
-  if (!queued.reason().empty()) absl::StrAppend(&line, ": ", CleanText(queued.reason()));
-  return line;
-}
-
-// Runs the call; images go to `images`, the receipt is returned.
-absl::StatusOr<v1::Receipt> RunCall(const Context& context, ApiClient* client, Interrupt* interrupt,
-                                    const v1::SampleRequest& request, SampleImages* images) {
-  std::optional<v1::Receipt> receipt;
-  ProgressPrinter printer(&context.err, &context.clock, context.progress);
-  const absl::Status status =
-      client->Sample(request, interrupt, [&](const v1::SampleResponse& event) -> absl::Status {
-        switch (event.event_case()) {
-          case v1::SampleResponse::kQueued:
-            printer.Set(QueuedLine(event.queued()));
-            break;
-          case v1::SampleResponse::kStarted:
-            printer.Print(absl::StrCat("sampling ", CleanText(event.started().checkpoint())));
-            break;
-          case v1::SampleResponse::kProgress: {
-            const v1::SampleResponse::SampleProgress& progress = event.progress();
-            const double done =
-                static_cast<double>(progress.step()) / std::max(1, progress.steps());
-            printer.Set(absl::StrCat(BarText(done, 20), "  denoise step ", progress.step(), "/",
-                                     progress.steps()));
-            break;
-          }
-          case v1::SampleResponse::kImage:
-            return images->Add(event.image());
-          case v1::SampleResponse::kFinished:
-            receipt = event.finished().receipt();
-            break;
-          case v1::SampleResponse::EVENT_NOT_SET:
-            break;
-        }
-        return absl::OkStatus();
-      });
-  printer.Finish();
-  RETURN_IF_ERROR(status);
-  if (!receipt.has_value()) {
-    return absl::DataLossError("expected a receipt after the images, got the end of the stream");
-  }
-  return *receipt;
 }
 
 absl::StatusOr<int> Sample(const Context& context, const SampleOptions& options) {
@@ -118,7 +83,7 @@ absl::StatusOr<int> Sample(const Context& context, const SampleOptions& options)
   ASSIGN_OR_RETURN(const v1::SampleRequest request, MakeRequest(&client, options));
   SampleImages images(request.count());
   const absl::StatusOr<v1::Receipt> receipt =
-      RunCall(context, &client, &interrupt, request, &images);
+      RunSampleCall(context, &client, &interrupt, request, &images);
   if (!receipt.ok() && interrupt.triggered()) {
     context.err << "Interrupted; the images are not kept.\n" << std::flush;
     return kExitInterrupted;

@@ -30,7 +30,7 @@ struct LocalClusterOptions {
   int64_t min_backoff_ms = 500;
   int64_t max_backoff_ms = 30'000;
   int64_t settle_time_ms = 60'000;
-  int max_failures = 6;
+  int max_failures = 4;
   // How long a child may take to end after SIGTERM before SIGKILL.
   int64_t stop_limit_ms = 30'000;
 };

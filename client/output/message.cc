@@ -5,6 +5,7 @@
 #include "nlohmann/json.hpp"
 #include "yaml-cpp/emitter.h"
 #include "yaml-cpp/emittermanip.h"
+#include "yaml-cpp/null.h"
 
 namespace diffmoe {
 namespace {
@@ -24,6 +25,8 @@ void Emit(const nlohmann::ordered_json& value, YAML::Emitter* out) {
     *out << YAML::EndSeq;
   } else if (value.is_string()) {
     *out << YAML::DoubleQuoted << value.get<std::string>();
+  } else if (value.is_null()) {
+    *out << YAML::Null;
   } else {
     *out << value.dump();
   }

@@ -1,0 +1,179 @@
+// A coordinator for tests of the client: real gRPC on a free port of loopback, answers set by the
+// test.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "client/command_line.h"
+#include "core/base/clock.h"
+#include "diffmoe/v1/checkpoint.grpc.pb.h"
+#include "diffmoe/v1/cluster.grpc.pb.h"
+#include "diffmoe/v1/error.pb.h"
+#include "diffmoe/v1/sampling.grpc.pb.h"
+#include "diffmoe/v1/training_job.grpc.pb.h"
+#include "grpcpp/grpcpp.h"
+
+namespace diffmoe {
+
+// A gRPC error as the coordinator sends it.
+inline grpc::Status ApiError(grpc::StatusCode code, const std::string& message,
+                             const v1::ErrorDetails& details) {
+  v1::StatusDetails all;
+  all.set_code(code);
+  all.set_message(message);
+  all.add_details()->PackFrom(details);
+  return grpc::Status(code, message, all.SerializeAsString());
+}
+
+// Handlers may be replaced before the call that uses them; the defaults answer with `job` and empty
+// lists.
+struct FakeApi final : v1::TrainingJobService::Service,
+                       v1::CheckpointService::Service,
+                       v1::SamplingService::Service,
+                       v1::ClusterService::Service {
+  using Context = grpc::ServerContext;
+
+  v1::Job job;
+  v1::SubmitJobRequest submitted;
+  v1::ListJobEventsResponse events;
+  v1::ListStepRecordsResponse records;
+  v1::ListWorkersResponse workers;
+  v1::ListCheckpointsResponse checkpoints;
+  v1::Checkpoint checkpoint;
+  v1::ListThresholdsResponse thresholds;
+  std::string asked_name;
+  v1::SampleRequest sample_request;
+  grpc::Status answer;  // of every call without a stream
+  std::function<grpc::Status(Context*, grpc::ServerWriter<v1::Job>*)> watch;
+  std::function<grpc::Status(Context*, grpc::ServerWriter<v1::SampleResponse>*)> sample;
+
+  grpc::Status SubmitJob(Context*, const v1::SubmitJobRequest* request, v1::Job* reply) override {
+    submitted = *request;
+    *reply = job;
+    return answer;
+  }
+  grpc::Status GetJob(Context*, const v1::GetJobRequest* request, v1::Job* reply) override {
+    asked_name = request->name();
+    *reply = job;
+    return answer;
+  }
+  grpc::Status ListJobs(Context*, const v1::ListJobsRequest* request,
+                        v1::ListJobsResponse* reply) override {
+    // Two pages of one job each.
+    *reply->add_jobs() = job;
+    if (request->page_token().empty()) reply->set_next_page_token("second");
+    return answer;
+  }
+  grpc::Status WatchJob(Context* context, const v1::WatchJobRequest* request,
+                        grpc::ServerWriter<v1::Job>* writer) override {
+    asked_name = request->name();
+    return watch(context, writer);
+  }
+  grpc::Status CancelJob(Context*, const v1::CancelJobRequest* request, v1::Job* reply) override {
+    asked_name = request->name();
+    *reply = job;
+    return answer;
+  }
+  grpc::Status ListJobEvents(Context*, const v1::ListJobEventsRequest* request,
+                             v1::ListJobEventsResponse* reply) override {
+    if (request->after_sequence() == 0) *reply = events;
+    return answer;
+  }
+  grpc::Status ListStepRecords(Context*, const v1::ListStepRecordsRequest*,
+                               v1::ListStepRecordsResponse* reply) override {
+    *reply = records;
+    return answer;
+  }
+  grpc::Status ListCheckpoints(Context*, const v1::ListCheckpointsRequest*,
+                               v1::ListCheckpointsResponse* reply) override {
+    *reply = checkpoints;
+    return answer;
+  }
+  grpc::Status GetCheckpoint(Context*, const v1::GetCheckpointRequest* request,
+                             v1::Checkpoint* reply) override {
+    asked_name = request->name();
+    *reply = checkpoint;
+    return answer;
+  }
+  grpc::Status ListThresholds(Context*, const v1::ListThresholdsRequest*,
+                              v1::ListThresholdsResponse* reply) override {
+    *reply = thresholds;
+    return answer;
+  }
+  grpc::Status ListWorkers(Context*, const v1::ListWorkersRequest*,
+                           v1::ListWorkersResponse* reply) override {
+    *reply = workers;
+    return answer;
+  }
+  grpc::Status Sample(Context* context, const v1::SampleRequest* request,
+                      grpc::ServerWriter<v1::SampleResponse>* writer) override {
+    sample_request = *request;
+    return sample(context, writer);
+  }
+};
+
+class FixedClock final : public Clock {
+ public:
+  int64_t UnixMs() const override { return 1'800'000'000'000; }
+  int64_t MonotonicMs() const override { return 1'000; }
+};
+
+struct CliResult {
+  int exit_code = 0;
+  std::string out;
+  std::string err;
+};
+
+class FakeServer {
+ public:
+  FakeServer() {
+    int port = 0;
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(static_cast<v1::TrainingJobService::Service*>(&api));
+    builder.RegisterService(static_cast<v1::CheckpointService::Service*>(&api));
+    builder.RegisterService(static_cast<v1::SamplingService::Service*>(&api));
+    builder.RegisterService(static_cast<v1::ClusterService::Service*>(&api));
+    server_ = builder.BuildAndStart();
+    address = "127.0.0.1:" + std::to_string(port);
+  }
+  ~FakeServer() { server_->Shutdown(std::chrono::system_clock::now()); }
+
+  // Runs `diffmoe --server ADDRESS ARGUMENT...` in this process.
+  CliResult Cli(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"--server", address});
+    return RunCli(std::move(arguments));
+  }
+
+  static CliResult RunCli(std::vector<std::string> arguments) {
+    std::ostringstream out, err;
+    FixedClock clock;
+    Context context{.out = out,
+                    .err = err,
+                    .clock = clock,
+                    .progress = {},
+                    .executable = "/nowhere/diffmoe",
+                    .endpoint = {},
+                    .format = OutputFormat::kTable,
+                    .action = {}};
+    CliResult result;
+    result.exit_code = RunCommandLine(arguments, &context);
+    result.out = out.str();
+    result.err = err.str();
+    return result;
+  }
+
+  FakeApi api;
+  std::string address;
+
+ private:
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace diffmoe
