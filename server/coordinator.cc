@@ -127,7 +127,7 @@ class CoordinatorImpl final : public Coordinator {
   std::unique_ptr<SamplingService> sampling_service_;
   std::unique_ptr<ClusterService> cluster_service_;
   std::unique_ptr<grpc::Server> server_;
-  std::string grpc_address_;
+  std::string host_name_, grpc_address_;
   bool stopped_ = false;
 };
 
@@ -136,6 +136,7 @@ absl::Status CoordinatorImpl::Open() {
                                                {.accept_loss = options_.accept_data_loss}));
   ASSIGN_OR_RETURN(chunks_, ChunkStore::Open(options_.data_dir + "/chunks"));
   ASSIGN_OR_RETURN(Loaded loaded, LoadRecords(*records_, options_.state));
+  ASSIGN_OR_RETURN(host_name_, HostOf(options_.listen));
   ASSIGN_OR_RETURN(metrics_server_,
                    metrics::MetricsServer::Start(options_.metrics_listen, registry_));
   ShowLastCheckpoints(loaded.manifests, loaded.state);
@@ -214,7 +215,6 @@ void CoordinatorImpl::ShowLastCheckpoints(const std::vector<worker::v1::Manifest
 }
 
 absl::Status CoordinatorImpl::Serve() {
-  ASSIGN_OR_RETURN(const std::string host, HostOf(options_.listen));
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
@@ -242,7 +242,7 @@ absl::Status CoordinatorImpl::Serve() {
                      ": the port is in use or the address isn't this machine's"));
   }
   server_->GetHealthCheckService()->SetServingStatus(true);
-  grpc_address_ = absl::StrCat(host, ":", port);
+  grpc_address_ = absl::StrCat(host_name_, ":", port);
   return absl::OkStatus();
 }
 
@@ -266,7 +266,7 @@ void CoordinatorImpl::Stop() {
   worker_plane_->CloseAll(status);
   bulk_->Shutdown();
   if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now() + kDrainTime);
-  LogInfo("coordinator", "stopped");
+  if (server_ != nullptr) LogInfo("coordinator", "stopped");
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 // diffmoe-coordinator: the control plane of one cluster.
+#include <grpc/support/log.h>
 #include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
@@ -27,6 +28,14 @@ void BlockSignals(sigset_t* signals) {
   signal(SIGPIPE, SIG_IGN);
 }
 
+// gRPC's own messages in the format of all others.
+void RouteGrpcLog() {
+  gpr_set_log_function([](gpr_log_func_args* args) {
+    const bool error = args->severity == GPR_LOG_SEVERITY_ERROR;
+    Log(error ? Severity::kWarning : Severity::kInfo, "grpc", args->message);
+  });
+}
+
 int ExitCodeOfStart(const absl::Status& status) {
   // A wrong address is a wrong flag.
   return absl::IsInvalidArgument(status) ? kExitUsage : ExitCodeOf(status);
@@ -35,6 +44,7 @@ int ExitCodeOfStart(const absl::Status& status) {
 int Run(const CoordinatorOptions& options) {
   sigset_t signals;
   BlockSignals(&signals);
+  RouteGrpcLog();
   std::atomic<bool> store_failed{false};
   auto coordinator = Coordinator::Start(options, [&store_failed](const absl::Status& status) {
     LogError("coordinator", "records can't be written any more; stopping",

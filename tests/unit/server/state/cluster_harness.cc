@@ -1,0 +1,273 @@
+#include "tests/unit/server/state/cluster_harness.h"
+
+#include <utility>
+
+#include "server/state/records.h"
+
+namespace diffmoe::server {
+
+v1::TrainingSpec TestSpec(const std::string& name, int ranks) {
+  v1::TrainingSpec spec;
+  spec.set_name(name);
+  spec.mutable_model()->set_classes(10);
+  spec.mutable_train()->set_steps(100);
+  spec.mutable_parallel()->set_ranks(ranks);
+  spec.mutable_parallel()->set_device(v1::DEVICE_CPU);
+  spec.mutable_parallel()->set_max_restarts(5);
+  spec.mutable_checkpoint()->set_every_steps(10);
+  spec.mutable_checkpoint()->set_keep(2);
+  return spec;
+}
+
+worker::v1::RunningRank Running(const std::string& group, int64_t epoch, int rank, int slot) {
+  worker::v1::RunningRank running;
+  running.mutable_group()->set_id(group);
+  running.mutable_group()->set_epoch(epoch);
+  running.set_rank(rank);
+  running.set_slot(slot);
+  return running;
+}
+
+void ClusterHarness::Apply(const Event& event) {
+  for (Effect& effect : Step(state, event, now)) {
+    if (const auto* write = std::get_if<WriteRecord>(&effect)) {
+      records[write->key] = write->value;
+    } else if (const auto* erase = std::get_if<DeleteRecord>(&effect)) {
+      records.erase(erase->key);
+    } else {
+      if (const auto* reply = std::get_if<Reply>(&effect)) {
+        last_status = reply->status;
+        last_job = reply->job;
+      }
+      if (const auto* end = std::get_if<SampleEnd>(&effect)) sample_ends[end->call] = end->status;
+      effects.push_back(std::move(effect));
+    }
+  }
+}
+
+void ClusterHarness::Post(const Event& event) {
+  if (NextWakeupMs(state) <= now.monotonic_ms) Apply(Tick{});
+  Apply(event);
+}
+
+void ClusterHarness::Advance(int64_t ms) {
+  const int64_t until_ms = now.monotonic_ms + ms;
+  while (true) {
+    const int64_t next_ms = std::min(NextWakeupMs(state), until_ms);
+    const int64_t delta_ms = std::max<int64_t>(0, next_ms - now.monotonic_ms);
+    now.monotonic_ms += delta_ms;
+    now.unix_ms += delta_ms;
+    if (NextWakeupMs(state) > now.monotonic_ms) return;
+    Apply(Tick{});
+    if (NextWakeupMs(state) <= now.monotonic_ms) ++now.monotonic_ms;  // a tick that changes nothing
+  }
+}
+
+void ClusterHarness::Restart() {
+  const std::vector<std::pair<std::string, std::string>> loaded(records.begin(), records.end());
+  auto again = LoadState(loaded, state.options);
+  last_status = again.status();
+  if (!again.ok()) return;
+  state = *std::move(again);
+  effects.clear();
+  now.monotonic_ms += 500;
+  now.unix_ms += 500;
+  Apply(Restarted{});
+}
+
+std::string ClusterHarness::Submit(const v1::TrainingSpec& spec, const std::string& request_id,
+                                   const std::string& hash) {
+  last_job.Clear();
+  Post(SubmitJob{next_number_++, spec, request_id, hash});
+  return last_job.id();
+}
+
+absl::Status ClusterHarness::Cancel(const std::string& job_id) {
+  Post(CancelJob{next_number_++, job_id});
+  return last_status;
+}
+
+uint64_t ClusterHarness::Connect(const std::string& worker_id, int slots,
+                                 const std::vector<worker::v1::RunningRank>& running) {
+  WorkerHello event{next_number_++, {}};
+  event.hello.set_worker_id(worker_id);
+  event.hello.set_host("host");
+  for (int i = 0; i < slots; ++i) event.hello.add_slot_devices("cpu");
+  for (const auto& rank : running) *event.hello.add_running() = rank;
+  Post(event);
+  return event.session;
+}
+
+void ClusterHarness::Started(uint64_t session, const std::string& group, int64_t epoch, int rank) {
+  RankStarted event{session, {}};
+  event.message.mutable_group()->set_id(group);
+  event.message.mutable_group()->set_epoch(epoch);
+  event.message.set_rank(rank);
+  Post(event);
+}
+
+void ClusterHarness::Report(uint64_t session, const std::string& group, int64_t epoch,
+                            int64_t step) {
+  RankReported event{session, {}};
+  event.message.mutable_group()->set_id(group);
+  event.message.mutable_group()->set_epoch(epoch);
+  event.message.mutable_progress()->set_step(step);
+  v1::LayerStats* layer = event.message.mutable_progress()->add_layers();
+  layer->set_block(1);
+  layer->add_thresholds(0.5f);
+  event.message.add_records()->set_step(step);
+  Post(event);
+}
+
+namespace {
+
+RankExited Exit(uint64_t session, const std::string& group, int64_t epoch, int rank,
+                worker::v1::ExitCause cause) {
+  RankExited event{session, {}};
+  event.message.mutable_group()->set_id(group);
+  event.message.mutable_group()->set_epoch(epoch);
+  event.message.set_rank(rank);
+  event.message.set_cause(cause);
+  return event;
+}
+
+}  // namespace
+
+void ClusterHarness::Done(uint64_t session, const std::string& group, int64_t epoch, int rank,
+                          int64_t step) {
+  RankExited event = Exit(session, group, epoch, rank, worker::v1::EXIT_CAUSE_DONE);
+  event.message.set_step(step);
+  Post(event);
+}
+
+void ClusterHarness::Killed(uint64_t session, const std::string& group, int64_t epoch, int rank,
+                            int signal) {
+  RankExited event = Exit(session, group, epoch, rank, worker::v1::EXIT_CAUSE_SIGNAL);
+  event.message.set_signal(signal);
+  Post(event);
+}
+
+void ClusterHarness::Errored(uint64_t session, const std::string& group, int64_t epoch, int rank,
+                             absl::StatusCode code, const std::string& message, int64_t step) {
+  RankExited event = Exit(session, group, epoch, rank, worker::v1::EXIT_CAUSE_ERROR);
+  event.message.set_status_code(static_cast<int>(code));
+  event.message.set_message(message);
+  event.message.set_step(step);
+  Post(event);
+}
+
+void ClusterHarness::Stopped(uint64_t session, const std::string& group, int64_t epoch, int rank) {
+  Post(Exit(session, group, epoch, rank, worker::v1::EXIT_CAUSE_STOPPED));
+}
+
+absl::Status ClusterHarness::CommitCheckpoint(const std::string& job_id, int64_t epoch,
+                                              int64_t step) {
+  server::CommitManifest event{next_number_++, {}};
+  event.manifest.set_job_id(job_id);
+  event.manifest.set_epoch(epoch);
+  event.manifest.set_step(step);
+  event.manifest.mutable_summary()->add_blocks(1);
+  event.manifest.mutable_summary()->set_experts(2);
+  event.manifest.mutable_summary()->add_thresholds(0.25f);
+  event.manifest.mutable_summary()->add_thresholds(0.75f);
+  Post(event);
+  return last_status;
+}
+
+uint64_t ClusterHarness::Sample(const std::string& job_id, std::optional<int64_t> step, int count,
+                                int64_t deadline_in_ms) {
+  SubmitSample event{next_number_++, job_id, step, {}, deadline_in_ms};
+  event.request.add_classes(3);
+  event.request.set_count(count);
+  event.request.set_seed(7);
+  Post(event);
+  return event.call;
+}
+
+void ClusterHarness::Update(const worker::v1::SampleTask& task,
+                            const v1::SampleResponse& response) {
+  SampleUpdated event;
+  event.update.set_request_id(task.request_id());
+  *event.update.mutable_group() = task.group();
+  *event.update.mutable_response() = response;
+  Post(event);
+}
+
+void ClusterHarness::SampleFailed(const worker::v1::SampleTask& task, absl::StatusCode code) {
+  SampleUpdated event;
+  event.update.set_request_id(task.request_id());
+  *event.update.mutable_group() = task.group();
+  event.update.mutable_error()->set_status_code(static_cast<int>(code));
+  event.update.mutable_error()->set_message("said by the sampler");
+  Post(event);
+}
+
+std::vector<worker::v1::StartRank> ClusterHarness::starts(uint64_t session) const {
+  std::vector<worker::v1::StartRank> found;
+  for (const SendToWorker& send : all<SendToWorker>()) {
+    if (send.session == session && send.message.has_start_rank()) {
+      found.push_back(send.message.start_rank());
+    }
+  }
+  return found;
+}
+
+std::vector<worker::v1::StopGroup> ClusterHarness::stops(uint64_t session) const {
+  std::vector<worker::v1::StopGroup> found;
+  for (const SendToWorker& send : all<SendToWorker>()) {
+    if (send.session == session && send.message.has_stop_group()) {
+      found.push_back(send.message.stop_group());
+    }
+  }
+  return found;
+}
+
+std::vector<worker::v1::SampleTask> ClusterHarness::tasks(uint64_t session) const {
+  std::vector<worker::v1::SampleTask> found;
+  for (const SendToWorker& send : all<SendToWorker>()) {
+    if (send.session == session && send.message.has_sample_task()) {
+      found.push_back(send.message.sample_task());
+    }
+  }
+  return found;
+}
+
+int ClusterHarness::cancelled_tasks(uint64_t session) const {
+  int count = 0;
+  for (const SendToWorker& send : all<SendToWorker>()) {
+    if (send.session == session && send.message.has_cancel_sample()) ++count;
+  }
+  return count;
+}
+
+std::vector<v1::SampleResponse> ClusterHarness::responses(uint64_t call) const {
+  std::vector<v1::SampleResponse> found;
+  for (const SampleEvent& event : all<SampleEvent>()) {
+    if (event.call == call) found.push_back(event.response);
+  }
+  return found;
+}
+
+std::vector<std::string> ClusterHarness::events(const std::string& job_id) const {
+  std::vector<std::string> messages;
+  for (const auto& [key, value] : records) {
+    if (!key.starts_with(EventsPrefix(job_id))) continue;
+    v1::JobEvent event;
+    event.ParseFromString(value);
+    messages.push_back(event.message());
+  }
+  return messages;
+}
+
+RunningJob StartRunningJob(ClusterHarness& cluster, int ranks, int slots) {
+  RunningJob running;
+  running.session = cluster.Connect("w1", slots);
+  running.id = cluster.Submit(TestSpec("job", ranks));
+  for (int rank = 0; rank < ranks; ++rank) cluster.Started(running.session, running.id, 1, rank);
+  cluster.Report(running.session, running.id, 1, 12);
+  cluster.last_status = cluster.CommitCheckpoint(running.id, 1, 10);
+  cluster.Clear();
+  return running;
+}
+
+}  // namespace diffmoe::server

@@ -1,0 +1,313 @@
+#include <gtest/gtest.h>
+
+#include <csignal>
+
+#include "server/errors.h"
+#include "tests/unit/server/state/cluster_harness.h"
+
+namespace diffmoe::server {
+namespace {
+
+v1::SampleResponse Started() {
+  v1::SampleResponse response;
+  response.mutable_started();
+  return response;
+}
+v1::SampleResponse Image(int index) {
+  v1::SampleResponse response;
+  response.mutable_image()->set_index(index);
+  return response;
+}
+v1::SampleResponse Finished() {
+  v1::SampleResponse response;
+  response.mutable_finished()->mutable_receipt()->set_seconds(1.5);
+  return response;
+}
+
+// A job with a checkpoint at step 10 on worker w1, and `free` slots besides.
+struct Scene {
+  ClusterHarness cluster;
+  RunningJob running;
+  explicit Scene(int free, const StateOptions& options = {}) : cluster(options) {
+    running = StartRunningJob(cluster, 1, 1 + free);
+  }
+  // The sampler that was told to start last, after it has started.
+  worker::v1::StartRank StartSampler() {
+    const auto starts = cluster.starts(running.session);
+    if (starts.empty()) return {};
+    cluster.Started(running.session, starts.back().group().id(), starts.back().group().epoch(), 0);
+    return starts.back();
+  }
+  void KillSampler(const worker::v1::StartRank& start) {
+    cluster.Killed(running.session, start.group().id(), start.group().epoch(), 0, SIGKILL);
+  }
+};
+
+TEST(SampleTest, StartsASamplerOnAFreeSlotAndRelays) {
+  Scene scene(1);
+  ClusterHarness& cluster = scene.cluster;
+  const uint64_t call = cluster.Sample(scene.running.id, {}, 2);
+  auto responses = cluster.responses(call);
+  ASSERT_EQ(responses.size(), 1u);
+  EXPECT_EQ(responses[0].queued().position(), 0);
+  EXPECT_EQ(responses[0].queued().reason(), "starting a sampler on worker w1");
+  const worker::v1::StartRank start = scene.StartSampler();
+  EXPECT_EQ(start.role(), worker::v1::ROLE_SAMPLE);
+  EXPECT_EQ(start.slot(), 1);
+  const auto tasks = cluster.tasks(scene.running.session);
+  ASSERT_EQ(tasks.size(), 1u);
+  EXPECT_EQ(tasks[0].job_id(), scene.running.id);
+  EXPECT_EQ(tasks[0].step(), 10);
+  EXPECT_EQ(tasks[0].request().steps(), 50);
+  EXPECT_DOUBLE_EQ(tasks[0].request().guidance(), 2);
+  EXPECT_EQ(tasks[0].request().classes_size(), 2);
+  cluster.Update(tasks[0], Started());
+  cluster.Update(tasks[0], Image(0));
+  cluster.Update(tasks[0], Image(1));
+  cluster.Update(tasks[0], Finished());
+  responses = cluster.responses(call);
+  ASSERT_EQ(responses.size(), 5u);
+  EXPECT_EQ(responses[1].started().checkpoint(), "jobs/job-1/checkpoints/10");
+  const v1::Receipt& receipt = responses[4].finished().receipt();
+  EXPECT_EQ(receipt.checkpoint(), "jobs/job-1/checkpoints/10");
+  EXPECT_EQ(receipt.seed(), 7u);
+  EXPECT_EQ(receipt.steps(), 50);
+  EXPECT_DOUBLE_EQ(receipt.seconds(), 1.5);
+  EXPECT_TRUE(cluster.sample_ends.at(call).ok());
+  EXPECT_TRUE(cluster.state.samples.empty());
+}
+
+TEST(SampleTest, BadRequestsListEveryFault) {
+  Scene scene(1);
+  SubmitSample event{900, scene.running.id, {}, {}, 0};
+  event.request.add_classes(10);
+  event.request.set_count(0);
+  event.request.set_steps(1001);
+  event.request.set_guidance(std::numeric_limits<double>::quiet_NaN());
+  scene.cluster.Post(event);
+  const absl::Status status = scene.cluster.sample_ends.at(900);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(DetailsOf(status).reason(), v1::INVALID_REQUEST);
+  EXPECT_EQ(DetailsOf(status).violations_size(), 4) << DetailsOf(status).DebugString();
+}
+
+TEST(SampleTest, UnknownThings) {
+  ClusterHarness cluster;
+  uint64_t call = cluster.Sample("nobody-1");
+  EXPECT_EQ(cluster.sample_ends.at(call).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(DetailsOf(cluster.sample_ends.at(call)).reason(), v1::JOB_NOT_FOUND);
+  const std::string id = cluster.Submit(TestSpec("a", 1));
+  call = cluster.Sample(id);
+  EXPECT_EQ(cluster.sample_ends.at(call).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(DetailsOf(cluster.sample_ends.at(call)).reason(), v1::NO_CHECKPOINT_YET);
+  call = cluster.Sample(id, 77);
+  EXPECT_EQ(cluster.sample_ends.at(call).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(DetailsOf(cluster.sample_ends.at(call)).reason(), v1::CHECKPOINT_NOT_FOUND);
+}
+
+TEST(SampleTest, WaitsForASlotAndSaysSo) {
+  Scene scene(0);
+  const uint64_t call = scene.cluster.Sample(scene.running.id);
+  const auto responses = scene.cluster.responses(call);
+  ASSERT_EQ(responses.size(), 1u);
+  EXPECT_EQ(responses[0].queued().reason(), "no slot is free for a sampler: all 1 are in use");
+  scene.cluster.Connect("w2", 1);
+  EXPECT_EQ(scene.cluster.responses(call).back().queued().reason(),
+            "starting a sampler on worker w2");
+}
+
+TEST(SampleTest, DeadlinePassesInTheQueue) {
+  Scene scene(0);
+  const uint64_t call = scene.cluster.Sample(scene.running.id, {}, 1, 3000);
+  scene.cluster.Advance(2999);
+  EXPECT_FALSE(scene.cluster.sample_ends.contains(call));
+  scene.cluster.Advance(1);
+  EXPECT_EQ(scene.cluster.sample_ends.at(call).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(DetailsOf(scene.cluster.sample_ends.at(call)).reason(), v1::NO_FREE_SLOT);
+}
+
+TEST(SampleTest, DeadlinePassesInWork) {
+  Scene scene(1);
+  const uint64_t call = scene.cluster.Sample(scene.running.id, {}, 1, 3000);
+  scene.StartSampler();
+  scene.cluster.Advance(3000);
+  EXPECT_EQ(scene.cluster.sample_ends.at(call).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(scene.cluster.cancelled_tasks(scene.running.session), 1);
+}
+
+TEST(SampleTest, QueueIsBounded) {
+  StateOptions options;
+  options.max_sample_requests = 2;
+  Scene scene(0, options);
+  scene.cluster.Sample(scene.running.id);
+  scene.cluster.Sample(scene.running.id);
+  const uint64_t call = scene.cluster.Sample(scene.running.id);
+  EXPECT_EQ(scene.cluster.sample_ends.at(call).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_GT(DetailsOf(scene.cluster.sample_ends.at(call)).retry_delay_ms(), 0);
+}
+
+TEST(SampleTest, CancelFreesTheSamplerForTheNext) {
+  Scene scene(1);
+  const uint64_t first = scene.cluster.Sample(scene.running.id);
+  const uint64_t second = scene.cluster.Sample(scene.running.id);
+  scene.StartSampler();
+  EXPECT_EQ(scene.cluster.responses(second).back().queued().position(), 0);
+  scene.cluster.Post(CancelSample{first});
+  EXPECT_EQ(scene.cluster.cancelled_tasks(scene.running.session), 1);
+  const auto tasks = scene.cluster.tasks(scene.running.session);
+  ASSERT_EQ(tasks.size(), 2u);
+  scene.cluster.Update(tasks[0], Image(0));
+  EXPECT_TRUE(scene.cluster.responses(second).back().has_queued()) << "late words of the first";
+  scene.cluster.Post(CancelSample{first});
+  scene.cluster.Update(tasks[1], Finished());
+  EXPECT_TRUE(scene.cluster.sample_ends.at(second).ok());
+}
+
+TEST(SampleTest, LostSamplerMeansOnceMoreWithoutRepeatedImages) {
+  Scene scene(1);
+  const uint64_t call = scene.cluster.Sample(scene.running.id, {}, 3);
+  worker::v1::StartRank start = scene.StartSampler();
+  const auto task = scene.cluster.tasks(scene.running.session).back();
+  scene.cluster.Update(task, Image(0));
+  scene.cluster.Clear();
+  scene.KillSampler(start);
+  start = scene.StartSampler();
+  const auto again = scene.cluster.tasks(scene.running.session);
+  ASSERT_EQ(again.size(), 1u);
+  EXPECT_EQ(again[0].request().seed(), 7u);
+  scene.cluster.Update(again[0], Image(0));
+  scene.cluster.Update(again[0], Image(1));
+  int images = 0;
+  for (const auto& response : scene.cluster.responses(call)) images += response.has_image();
+  EXPECT_EQ(images, 1);
+}
+
+TEST(SampleTest, GivesUpAfterThreeLostSamplers) {
+  Scene scene(1);
+  const uint64_t call = scene.cluster.Sample(scene.running.id);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_FALSE(scene.cluster.sample_ends.contains(call));
+    scene.KillSampler(scene.StartSampler());
+  }
+  EXPECT_EQ(scene.cluster.sample_ends.at(call).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(DetailsOf(scene.cluster.sample_ends.at(call)).reason(), v1::SAMPLER_LOST);
+  EXPECT_TRUE(scene.cluster.state.samplers.empty());
+}
+
+TEST(SampleTest, SamplersThatDieBeforeTheyStartAreCountedToo) {
+  Scene scene(1);
+  const uint64_t call = scene.cluster.Sample(scene.running.id);
+  for (int i = 0; i < 3; ++i) scene.KillSampler(scene.cluster.starts(scene.running.session).back());
+  EXPECT_EQ(scene.cluster.sample_ends.at(call).code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(SampleTest, SamplerThatIsNotConnectedYetIsAskedAgain) {
+  Scene scene(1);
+  const uint64_t call = scene.cluster.Sample(scene.running.id);
+  scene.StartSampler();
+  scene.cluster.SampleFailed(scene.cluster.tasks(scene.running.session)[0],
+                             absl::StatusCode::kUnavailable);
+  EXPECT_FALSE(scene.cluster.sample_ends.contains(call));
+  scene.cluster.Advance(250);
+  ASSERT_EQ(scene.cluster.tasks(scene.running.session).size(), 2u);
+  EXPECT_EQ(scene.cluster.state.samplers.size(), 1u) << "no second one was started for it";
+}
+
+TEST(SampleTest, DamagedCheckpointIsReportedAndRemembered) {
+  Scene scene(1);
+  const uint64_t call = scene.cluster.Sample(scene.running.id);
+  scene.StartSampler();
+  scene.cluster.SampleFailed(scene.cluster.tasks(scene.running.session)[0],
+                             absl::StatusCode::kDataLoss);
+  EXPECT_EQ(DetailsOf(scene.cluster.sample_ends.at(call)).reason(), v1::CORRUPT_CHECKPOINT);
+  EXPECT_EQ(scene.cluster.job(scene.running.id).latest_checkpoint_step(), -1);
+}
+
+TEST(SamplerTest, IdleOneIsReusedAndStoppedAfterAMinute) {
+  Scene scene(1);
+  scene.cluster.Sample(scene.running.id);
+  const worker::v1::StartRank start = scene.StartSampler();
+  scene.cluster.Update(scene.cluster.tasks(scene.running.session)[0], Finished());
+  scene.cluster.Sample(scene.running.id);
+  EXPECT_EQ(scene.cluster.tasks(scene.running.session).size(), 2u);
+  EXPECT_EQ(scene.cluster.starts(scene.running.session).size(), 1u);
+  scene.cluster.Update(scene.cluster.tasks(scene.running.session)[1], Finished());
+  for (int i = 0; i < 59; ++i) {
+    scene.cluster.Post(WorkerHeartbeat{scene.running.session});
+    scene.cluster.Advance(1000);
+  }
+  EXPECT_TRUE(scene.cluster.stops(scene.running.session).empty());
+  scene.cluster.Post(WorkerHeartbeat{scene.running.session});
+  scene.cluster.Advance(1000);
+  ASSERT_EQ(scene.cluster.stops(scene.running.session).size(), 1u);
+  EXPECT_EQ(scene.cluster.stops(scene.running.session)[0].group().id(), start.group().id());
+  scene.cluster.Stopped(scene.running.session, start.group().id(), start.group().epoch(), 0);
+  EXPECT_TRUE(scene.cluster.state.samplers.empty());
+}
+
+TEST(SamplerTest, IdleOneGivesItsSlotToAJob) {
+  Scene scene(1);
+  scene.cluster.Sample(scene.running.id);
+  const worker::v1::StartRank start = scene.StartSampler();
+  scene.cluster.Update(scene.cluster.tasks(scene.running.session)[0], Finished());
+  const std::string job = scene.cluster.Submit(TestSpec("b", 1));
+  EXPECT_EQ(scene.cluster.job(job).state(), v1::QUEUED);
+  ASSERT_EQ(scene.cluster.stops(scene.running.session).size(), 1u);
+  scene.cluster.Stopped(scene.running.session, start.group().id(), start.group().epoch(), 0);
+  EXPECT_EQ(scene.cluster.job(job).state(), v1::STARTING);
+}
+
+TEST(SamplerTest, BusyOneGivesItsSlotAfterItsRequest) {
+  Scene scene(1);
+  const uint64_t first = scene.cluster.Sample(scene.running.id);
+  const uint64_t second = scene.cluster.Sample(scene.running.id);
+  scene.StartSampler();
+  const std::string job = scene.cluster.Submit(TestSpec("b", 1));
+  EXPECT_TRUE(scene.cluster.stops(scene.running.session).empty());
+  scene.cluster.Update(scene.cluster.tasks(scene.running.session)[0], Finished());
+  EXPECT_TRUE(scene.cluster.sample_ends.at(first).ok());
+  EXPECT_EQ(scene.cluster.stops(scene.running.session).size(), 1u);
+  EXPECT_FALSE(scene.cluster.sample_ends.contains(second)) << "it waits";
+}
+
+TEST(SamplerTest, JobThatWouldNotFitAnywayDisturbsNobody) {
+  Scene scene(1);
+  scene.cluster.Sample(scene.running.id);
+  scene.StartSampler();
+  scene.cluster.Update(scene.cluster.tasks(scene.running.session)[0], Finished());
+  scene.cluster.Submit(TestSpec("b", 5));
+  EXPECT_TRUE(scene.cluster.stops(scene.running.session).empty());
+}
+
+TEST(SamplerTest, IdsAreNotUsedAgainAfterARestart) {
+  Scene scene(1);
+  scene.cluster.Sample(scene.running.id);
+  const std::string before = scene.cluster.starts(scene.running.session).back().group().id();
+  scene.cluster.Restart();
+  const uint64_t session = scene.cluster.Connect(
+      "w1", 2, {Running(scene.running.id, 1, 0, 0), Running(before, 1, 0, 1)});
+  ASSERT_EQ(scene.cluster.stops(session).size(), 1u) << "samplers are soft state";
+  scene.cluster.Stopped(session, before, 1, 0);
+  scene.cluster.Sample(scene.running.id);
+  ASSERT_EQ(scene.cluster.starts(session).size(), 1u);
+  EXPECT_NE(scene.cluster.starts(session)[0].group().id(), before);
+}
+
+TEST(SamplerTest, LostWorkerTakesItsSamplerAlong) {
+  Scene scene(0);
+  const uint64_t other = scene.cluster.Connect("w2", 1);
+  const uint64_t call = scene.cluster.Sample(scene.running.id);
+  const auto start = scene.cluster.starts(other).back();
+  scene.cluster.Started(other, start.group().id(), start.group().epoch(), 0);
+  scene.cluster.Post(SessionClosed{other});
+  for (int i = 0; i < 10; ++i) {
+    scene.cluster.Post(WorkerHeartbeat{scene.running.session});
+    scene.cluster.Advance(1000);
+  }
+  EXPECT_TRUE(scene.cluster.state.samplers.empty());
+  EXPECT_EQ(scene.cluster.responses(call).back().queued().reason(),
+            "no slot is free for a sampler: all 1 are in use");
+}
+
+}  // namespace
+}  // namespace diffmoe::server
