@@ -30,6 +30,11 @@ absl::Status CheckPresent(const ChunkStore& chunks, const Manifest& manifest) {
   return absl::OkStatus();
 }
 
+bool OutcomeUnknown(const absl::Status& status) {
+  return absl::IsInternal(status) || absl::IsUnknown(status) || absl::IsUnavailable(status) ||
+         absl::IsCancelled(status) || absl::IsDeadlineExceeded(status);
+}
+
 }  // namespace
 
 absl::StatusOr<ReconcileResult> CheckpointStore::Reconcile(absl::Span<const Manifest> manifests) {
@@ -61,9 +66,15 @@ absl::StatusOr<std::unique_ptr<ShardWriter>> CheckpointStore::NewShard(const Che
 absl::Status CheckpointStore::Commit(const Manifest& manifest,
                                      std::vector<std::unique_ptr<ShardWriter>> shards) {
   const CheckpointId id = IdOf(manifest);
+  const absl::StatusOr<Manifest> before = host_->GetManifest(id.job_id, id.step);
+  if (before.ok() && IdOf(*before) == id) return absl::OkStatus();
+  RETURN_IF_ERROR(chunks_->Delete(id));  // of an earlier commit whose outcome was unknown
   RETURN_IF_ERROR(chunks_->Ingest(id, std::move(shards)));
   const absl::Status committed = host_->CommitManifest(manifest);
   if (!committed.ok()) {
+    // When the record store has failed, the manifest may be there after a restart: Reconcile
+    // decides then.
+    if (OutcomeUnknown(committed)) return committed;
     const absl::Status deleted = chunks_->Delete(id);
     if (!deleted.ok())
       LogWarning("checkpoints", "bytes are left over", {{"reason", deleted.message()}});

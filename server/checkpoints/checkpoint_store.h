@@ -48,8 +48,11 @@ class CheckpointStore {
   absl::StatusOr<std::unique_ptr<ShardWriter>> NewShard(const CheckpointId& id, int shard,
                                                         int64_t bytes);
 
-  // Ingests the sealed shards and commits the manifest; returns when both are durable. On an error
-  // nothing is left.
+  // Ingests the sealed shards and commits the manifest; returns when both are durable. OK, without
+  // effect, when this very checkpoint is committed already. On an error nothing is left, but for
+  // one of the record store itself (INTERNAL, UNAVAILABLE): then the chunks stay until the next
+  // Commit of the same checkpoint or the next Reconcile, since the manifest may turn out to be
+  // there.
   absl::Status Commit(const worker::v1::Manifest& manifest,
                       std::vector<std::unique_ptr<ShardWriter>> shards);
 

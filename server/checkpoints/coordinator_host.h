@@ -24,8 +24,8 @@ class CoordinatorHost {
 
   // Stores the manifest of (job_id, step) durably, in place of an older one of another epoch, and
   // announces the checkpoint. Its chunks are readable already. Must check manifest.epoch() again,
-  // in the loop: ABORTED when stale. Any error means that the manifest will never be seen; its
-  // chunks are deleted then.
+  // in the loop: ABORTED when stale. INTERNAL or UNAVAILABLE: the outcome is unknown, the chunks
+  // are kept. Any other error: the manifest will never be seen, its chunks are deleted.
   virtual absl::Status CommitManifest(const worker::v1::Manifest& manifest) = 0;
 
   // NOT_FOUND when no checkpoint of this step is committed.

@@ -301,6 +301,18 @@ TEST_F(BulkPlaneTest, AFailedManifestCommitLeavesNothing) {
   ExpectStored(500, 1, 0);
 }
 
+TEST_F(BulkPlaneTest, BytesStayWhenTheOutcomeOfTheCommitIsUnknown) {
+  host_.SetCommitResult(absl::InternalError("I/O error"));
+  for (const grpc::Status& status : SaveAll(500, 1, 2))
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(chunks_->List().size(), 1u);
+  EXPECT_EQ(store_->Reconcile({})->orphans_deleted, 1);  // the restart finds no manifest
+  SaveAll(500, 1, 2);
+  host_.SetCommitResult(absl::OkStatus());
+  MustSave(500, 1, /*seed=*/3);  // or the ranks send it again before a restart
+  ExpectStored(500, 1, 3);
+}
+
 TEST_F(BulkPlaneTest, AStaleEpochIsAborted) {
   host_.SetEpoch("demo", 3);
   RankClient rank(stub_.get(), MakeHeader("demo", 500, 2, 0, 1));
