@@ -18,6 +18,9 @@ namespace {
 namespace pb = worker::v1;
 
 constexpr int kConnectTimeoutMs = 5'000;
+// A connection that has died without a word is noticed within half a minute.
+constexpr int kKeepaliveTimeMs = 20'000;
+constexpr int kKeepaliveTimeoutMs = 10'000;
 constexpr absl::Duration kWelcomeTimeout = absl::Seconds(10);
 constexpr absl::Duration kDrainTimeout = absl::Seconds(2);
 constexpr int64_t kDefaultHeartbeatMs = 2'000;
@@ -30,6 +33,8 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetMaxReceiveMessageSize(kMaxManifestBytes);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
@@ -99,7 +104,7 @@ void CoordinatorLink::Run() {
     const int64_t sessions_before = sessions_;
     const absl::Status ended = address.ok() ? RunSession(*address) : address.status();
     if (stopping()) return;
-    if (absl::IsFailedPrecondition(ended)) {
+    if (absl::IsFailedPrecondition(ended) && sessions_ == sessions_before) {
       callbacks_.refused(ended);
       return;
     }
@@ -154,6 +159,7 @@ void CoordinatorLink::Converse(Stream* stream, grpc::ClientContext* context,
   *hello.mutable_hello() = callbacks_.hello();
   stream->Write(hello);
   bool welcomed = false;
+  bool ended = false;
   {
     absl::MutexLock lock(&mutex_);
     auto answered = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -161,9 +167,11 @@ void CoordinatorLink::Converse(Stream* stream, grpc::ClientContext* context,
     };
     mutex_.AwaitWithTimeout(absl::Condition(&answered), kWelcomeTimeout);
     welcomed = welcomed_;
+    ended = read_ended_;
   }
   if (!welcomed) {
-    context->TryCancel();
+    // Cancelling a call that has ended would hide the status it ended with.
+    if (!ended) context->TryCancel();
     return;
   }
   LogInfo("worker", "session with the coordinator is open", {{"coordinator", address}});

@@ -12,14 +12,14 @@
 namespace diffmoe {
 
 struct RankEnd {
-  ProcessExit exit;
-  bool done = false;                               // the rank said so
-  std::optional<worker::v1::RankFailure> failure;  // the rank said so
+  ProcessExit exit = {};
+  bool done = false;                                              // the rank said so
+  std::optional<worker::v1::RankFailure> failure = std::nullopt;  // the rank said so
   bool stop_requested = false;
-  std::string stop_reason;
-  std::string kill_reason;  // why the worker killed it by itself; empty when it didn't
-  std::string log_tail;
-  std::string log_path;
+  std::string stop_reason = {};
+  std::string kill_reason = {};  // why the worker killed it by itself; empty when it didn't
+  std::string log_tail = {};
+  std::string log_path = {};
 };
 
 // Fills cause, exit_code, signal, status_code and message.

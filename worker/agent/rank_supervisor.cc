@@ -97,6 +97,9 @@ void RankSupervisor::Start(const pb::StartRank& start) {
   rank.kill_at_ms = clock_->MonotonicMs() + kConnectLimitMs;
   rank.kill_reason = "it did not connect within 2 minutes";
   rank.report_by_ms = kNever;
+  pb::RankCommand command;
+  *command.mutable_start() = rank.start;
+  rank.commands->Push(std::move(command));
   LogInfo("worker", "rank started",
           {{"rank", Describe(start)}, {"slot", start.slot()}, {"pid", *pid}, {"log", log_path}});
   events_->RankStarted(rank.start, *pid);
@@ -108,13 +111,10 @@ void RankSupervisor::RequestStop(Rank& rank, int64_t terminate_in_ms, int64_t ki
   if (!rank.stop_requested) {
     rank.stop_requested = true;
     rank.stop_reason = reason;
-    if (rank.session != nullptr) {
-      pb::RankCommand command;
-      command.mutable_stop()->set_reason(reason);
-      rank.session->Push(std::move(command));
-    } else {
-      terminate_in_ms = 0;
-    }
+    pb::RankCommand command;
+    command.mutable_stop()->set_reason(reason);
+    rank.commands->Push(std::move(command));
+    if (!rank.attached) terminate_in_ms = 0;
   }
   rank.terminate_at_ms = std::min(rank.terminate_at_ms, now + terminate_in_ms);
   rank.kill_at_ms = std::min(rank.kill_at_ms, now + kill_in_ms);
@@ -155,7 +155,7 @@ absl::Duration RankSupervisor::Tick() {
       rank.exit = Reap(rank.pid);
       if (rank.exit.has_value()) rank.report_by_ms = now + kLastWordsMs;
     }
-    if (rank.exit.has_value() && (rank.session == nullptr || now >= rank.report_by_ms)) {
+    if (rank.exit.has_value() && (!rank.attached || now >= rank.report_by_ms)) {
       ReportExit(current);
       continue;
     }
@@ -243,13 +243,13 @@ absl::Status RankSupervisor::SendToSampler(const pb::GroupId& group, pb::RankCom
     return absl::NotFoundError(
         absl::StrCat("sampler ", group.id(), " epoch ", group.epoch(), " does not run here"));
   }
-  if (entry->second.session == nullptr) {
-    return absl::UnavailableError(
-        absl::StrCat(Describe(entry->second.start), " has no session with its worker"));
+  const Rank& rank = entry->second;
+  if (rank.had_session && !rank.attached) {
+    return absl::UnavailableError(absl::StrCat(Describe(rank.start), " is ending"));
   }
-  if (!entry->second.session->Push(std::move(command))) {
+  if (!rank.commands->Push(std::move(command))) {
     return absl::ResourceExhaustedError(
-        absl::StrCat(Describe(entry->second.start), " has too many commands waiting"));
+        absl::StrCat(Describe(rank.start), " has too many commands waiting"));
   }
   return absl::OkStatus();
 }
@@ -284,19 +284,12 @@ absl::StatusOr<std::shared_ptr<CommandQueue>> RankSupervisor::Attach(const pb::R
         absl::StrCat(Describe(rank->start), " has had a session already"));
   }
   rank->had_session = true;
-  rank->session = std::make_shared<CommandQueue>();
-  pb::RankCommand command;
-  *command.mutable_start() = rank->start;
-  rank->session->Push(std::move(command));
-  if (rank->stop_requested) {
-    pb::RankCommand stop;
-    stop.mutable_stop()->set_reason(rank->stop_reason);
-    rank->session->Push(std::move(stop));
-  } else {
+  rank->attached = true;
+  if (!rank->stop_requested) {
     rank->kill_at_ms = kNever;
     rank->kill_reason.clear();
   }
-  return rank->session;
+  return rank->commands;
 }
 
 void RankSupervisor::Report(const pb::RankHello& hello, pb::RankReport report) {
@@ -329,8 +322,8 @@ void RankSupervisor::Detach(const pb::RankHello& hello) {
   absl::MutexLock lock(&mutex_);
   Rank* rank = Find(hello);
   if (rank == nullptr) return;
-  rank->session->Close();
-  rank->session = nullptr;
+  rank->commands->Close();
+  rank->attached = false;
   if (rank->stop_requested) return;
   rank->kill_at_ms = clock_->MonotonicMs() + kLingerLimitMs;
   rank->kill_reason = "it lived on for 30 s after its session had ended";

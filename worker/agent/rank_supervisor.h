@@ -64,7 +64,8 @@ class RankSupervisor {
 
   std::vector<worker::v1::RunningRank> Running() const;
   int64_t BusySlots() const;
-  // Errors: NOT_FOUND, no such rank or no session; RESOURCE_EXHAUSTED.
+  // Waits for the session of a rank that has just been started. Errors: NOT_FOUND, no such rank;
+  // UNAVAILABLE, its session has ended; RESOURCE_EXHAUSTED.
   absl::Status SendTask(const worker::v1::SampleTask& task);
   absl::Status CancelSample(const worker::v1::CancelSample& cancel);
 
@@ -82,7 +83,9 @@ class RankSupervisor {
     worker::v1::StartRank start;
     pid_t pid = 0;
     std::string log_path;
-    std::shared_ptr<CommandQueue> session;
+    // Holds the assignment from the start, so that what comes before the session waits in it.
+    std::shared_ptr<CommandQueue> commands = std::make_shared<CommandQueue>();
+    bool attached = false;
     bool had_session = false;
     int64_t step = 0;
     std::optional<worker::v1::RankFailure> failure;

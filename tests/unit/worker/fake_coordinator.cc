@@ -1,0 +1,258 @@
+#include "tests/unit/worker/fake_coordinator.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace diffmoe::test {
+
+namespace pb = worker::v1;
+
+void FakeCoordinator::Start(const std::string& address) {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = false;
+  }
+  int port = 0;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(static_cast<pb::WorkerPlane::Service*>(this));
+  builder.RegisterService(static_cast<pb::BulkPlane::Service*>(this));
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr) std::abort();
+  address_ = absl::StrCat("127.0.0.1:", port);
+}
+
+void FakeCoordinator::Stop() {
+  if (server_ == nullptr) return;
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  server_->Shutdown(std::chrono::system_clock::now());
+  server_->Wait();
+  server_ = nullptr;
+}
+
+void FakeCoordinator::RefuseSessions(grpc::Status status) {
+  absl::MutexLock lock(&mutex_);
+  refusal_ = std::move(status);
+}
+
+void FakeCoordinator::FailNextShard(grpc::Status status) {
+  absl::MutexLock lock(&mutex_);
+  shard_error_ = std::move(status);
+}
+
+bool FakeCoordinator::Send(const pb::CoordinatorMessage& message) {
+  absl::MutexLock lock(&mutex_);
+  return stream_ != nullptr && stream_->Write(message);
+}
+
+bool FakeCoordinator::WaitForSession(int number, absl::Duration limit) {
+  absl::MutexLock lock(&mutex_);
+  auto open = [this, number]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return sessions_ >= number && stream_ != nullptr;
+  };
+  return mutex_.AwaitWithTimeout(absl::Condition(&open), limit);
+}
+
+std::vector<pb::WorkerMessage> FakeCoordinator::Messages() const {
+  absl::MutexLock lock(&mutex_);
+  return messages_;
+}
+
+bool FakeCoordinator::WaitFor(const std::function<bool(const pb::WorkerMessage&)>& accept,
+                              pb::WorkerMessage* out, absl::Duration limit) const {
+  absl::MutexLock lock(&mutex_);
+  auto heard = [this, &accept, out]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    auto found = std::find_if(messages_.rbegin(), messages_.rend(), accept);
+    if (found == messages_.rend()) return false;
+    if (out != nullptr) *out = *found;
+    return true;
+  };
+  return mutex_.AwaitWithTimeout(absl::Condition(&heard), limit);
+}
+
+std::vector<pb::SampleUpdate> FakeCoordinator::Samples() const {
+  absl::MutexLock lock(&mutex_);
+  return samples_;
+}
+
+grpc::Status FakeCoordinator::Session(grpc::ServerContext*, Stream* stream) {
+  pb::WorkerMessage message;
+  if (!stream->Read(&message)) return grpc::Status::OK;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!refusal_.ok()) return refusal_;
+    messages_.push_back(message);
+    pb::CoordinatorMessage welcome;
+    welcome.mutable_welcome()->set_heartbeat_interval_ms(50);
+    welcome.mutable_welcome()->set_silence_limit_ms(1000);
+    stream->Write(welcome);
+    stream_ = stream;
+    ++sessions_;
+  }
+  while (stream->Read(&message)) {
+    absl::MutexLock lock(&mutex_);
+    messages_.push_back(message);
+  }
+  absl::MutexLock lock(&mutex_);
+  stream_ = nullptr;
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeCoordinator::PutShard(
+    grpc::ServerContext*,
+    grpc::ServerReaderWriter<pb::PutShardResponse, pb::PutShardRequest>* stream) {
+  Shard shard;
+  pb::PutShardRequest request;
+  pb::PutShardResponse response;
+  bool ended = false;
+  while (!ended && stream->Read(&request)) {
+    if (request.has_header()) shard.header = request.header();
+    ended = request.has_end();
+    if (!request.has_data()) continue;
+    const std::string& bytes = request.data().bytes();
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!shard_error_.ok()) return std::exchange(shard_error_, grpc::Status::OK);
+    }
+    if (bytes.size() > (1u << 20) ||
+        XXH3_64bits(bytes.data(), bytes.size()) != request.data().xxh3()) {
+      return grpc::Status(grpc::StatusCode::DATA_LOSS, "chunk too large or with a wrong checksum");
+    }
+    shard.bytes += bytes;
+    response.set_received_bytes(static_cast<int64_t>(shard.bytes.size()));
+    stream->Write(response);
+  }
+  if (!ended) return grpc::Status(grpc::StatusCode::ABORTED, "no end");
+  if (static_cast<int64_t>(shard.bytes.size()) != shard.header.bytes()) {
+    return grpc::Status(grpc::StatusCode::DATA_LOSS, "size differs from the header");
+  }
+  response.set_received_bytes(static_cast<int64_t>(shard.bytes.size()));
+  response.set_committed(true);
+  {
+    absl::MutexLock lock(&mutex_);
+    shards_[shard.header.step()] = std::move(shard);
+  }
+  stream->Write(response);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeCoordinator::GetManifest(grpc::ServerContext*,
+                                          const pb::GetManifestRequest* request,
+                                          pb::Manifest* response) {
+  absl::MutexLock lock(&mutex_);
+  auto found = shards_.find(request->step());
+  if (found == shards_.end()) {
+    return grpc::Status(grpc::StatusCode::NOT_FOUND,
+                        absl::StrCat("no checkpoint at step ", request->step()), "details");
+  }
+  response->set_job_id(request->job_id());
+  response->set_step(request->step());
+  response->set_world_size(found->second.header.world_size());
+  for (const pb::TensorSlice& slice : found->second.header.slices()) {
+    *response->add_slices()->mutable_slice() = slice;
+  }
+  *response->mutable_summary() = found->second.header.summary();
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeCoordinator::ReadExtents(grpc::ServerContext*,
+                                          const pb::ReadExtentsRequest* request,
+                                          grpc::ServerWriter<pb::ReadExtentsResponse>* writer) {
+  std::string bytes;
+  {
+    absl::MutexLock lock(&mutex_);
+    auto found = shards_.find(request->step());
+    if (found == shards_.end()) return grpc::Status(grpc::StatusCode::NOT_FOUND, "no checkpoint");
+    for (const pb::Extent& extent : request->extents()) {
+      bytes += found->second.bytes.substr(static_cast<size_t>(extent.offset()),
+                                          static_cast<size_t>(extent.bytes()));
+    }
+  }
+  pb::ReadExtentsResponse response;
+  for (size_t offset = 0; offset < bytes.size(); offset += 1u << 20) {
+    response.set_bytes(bytes.substr(offset, 1u << 20));
+    writer->Write(response);
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeCoordinator::Get(const pb::KeyValueRequest& request,
+                                  const std::vector<std::string>& keys) {
+  auto there = [this, &keys]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || std::all_of(keys.begin(), keys.end(),
+                                    [this](const auto& key) { return keys_.count(key) != 0; });
+  };
+  const bool found =
+      mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Milliseconds(request.timeout_ms()));
+  if (found && !stopping_) return grpc::Status::OK;
+  return grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, absl::StrCat("no key ", keys.front()));
+}
+
+grpc::Status FakeCoordinator::KeyValue(grpc::ServerContext*, const pb::KeyValueRequest* request,
+                                       pb::KeyValueResponse* response) {
+  // One namespace per (group, epoch).
+  const std::string prefix =
+      absl::StrCat(request->group().id(), "/", request->group().epoch(), "/");
+  absl::MutexLock lock(&mutex_);
+  int64_t number = 0;
+  switch (request->op_case()) {
+    case pb::KeyValueRequest::kSet:
+      keys_[prefix + request->set().key()] = request->set().value();
+      break;
+    case pb::KeyValueRequest::kGet: {
+      grpc::Status status = Get(*request, {prefix + request->get().key()});
+      if (!status.ok()) return status;
+      response->set_value(keys_[prefix + request->get().key()]);
+      break;
+    }
+    case pb::KeyValueRequest::kAdd: {
+      std::string& value = keys_[prefix + request->add().key()];
+      number = (absl::SimpleAtoi(value, &number) ? number : 0) + request->add().amount();
+      value = absl::StrCat(number);
+      break;
+    }
+    case pb::KeyValueRequest::kWait: {
+      std::vector<std::string> keys;
+      for (const std::string& key : request->wait().keys()) keys.push_back(prefix + key);
+      return Get(*request, keys);
+    }
+    case pb::KeyValueRequest::kCheck:
+      number = std::all_of(request->check().keys().begin(), request->check().keys().end(),
+                           [&](const auto& key) { return keys_.count(prefix + key) != 0; });
+      break;
+    case pb::KeyValueRequest::kDel:
+      number = static_cast<int64_t>(keys_.erase(prefix + request->del().key()));
+      break;
+    case pb::KeyValueRequest::kCount:
+      number = std::count_if(keys_.begin(), keys_.end(), [&prefix](const auto& entry) {
+        return entry.first.rfind(prefix, 0) == 0;
+      });
+      break;
+    case pb::KeyValueRequest::OP_NOT_SET:
+      return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "no operation");
+  }
+  response->set_number(number);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeCoordinator::PushSamples(grpc::ServerContext*,
+                                          grpc::ServerReader<pb::SampleUpdate>* reader,
+                                          pb::PushSamplesResponse*) {
+  pb::SampleUpdate update;
+  while (reader->Read(&update)) {
+    absl::MutexLock lock(&mutex_);
+    samples_.push_back(update);
+  }
+  return grpc::Status::OK;
+}
+
+}  // namespace diffmoe::test

@@ -1,0 +1,90 @@
+// A scripted coordinator for tests of the worker: takes one worker session, remembers what it says,
+// sends what the test wants, and keeps shards, keys and samples in memory. Thread-safe.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "diffmoe/worker/v1/bulk_plane.grpc.pb.h"
+#include "diffmoe/worker/v1/worker_plane.grpc.pb.h"
+
+namespace diffmoe::test {
+
+class FakeCoordinator final : public worker::v1::WorkerPlane::Service,
+                              public worker::v1::BulkPlane::Service {
+ public:
+  FakeCoordinator() = default;
+  ~FakeCoordinator() override { Stop(); }
+
+  // Listens on `address`; with port 0 on a free one. Also after Stop: what was heard stays.
+  void Start(const std::string& address = "127.0.0.1:0");
+  void Stop();
+  const std::string& address() const { return address_; }
+  // Sessions end with this error from now on.
+  void RefuseSessions(grpc::Status status);
+  // The next PutShard ends with this error after its first data message.
+  void FailNextShard(grpc::Status status);
+
+  // False when no session is open.
+  bool Send(const worker::v1::CoordinatorMessage& message);
+  bool WaitForSession(int number, absl::Duration limit = absl::Seconds(20));
+
+  std::vector<worker::v1::WorkerMessage> Messages() const;
+  // The newest message that `accept` takes, once there is one.
+  bool WaitFor(const std::function<bool(const worker::v1::WorkerMessage&)>& accept,
+               worker::v1::WorkerMessage* out = nullptr,
+               absl::Duration limit = absl::Seconds(20)) const;
+  std::vector<worker::v1::SampleUpdate> Samples() const;
+
+  grpc::Status Session(grpc::ServerContext* context,
+                       grpc::ServerReaderWriter<worker::v1::CoordinatorMessage,
+                                                worker::v1::WorkerMessage>* stream) override;
+  grpc::Status PutShard(grpc::ServerContext* context,
+                        grpc::ServerReaderWriter<worker::v1::PutShardResponse,
+                                                 worker::v1::PutShardRequest>* stream) override;
+  grpc::Status GetManifest(grpc::ServerContext* context,
+                           const worker::v1::GetManifestRequest* request,
+                           worker::v1::Manifest* response) override;
+  grpc::Status ReadExtents(grpc::ServerContext* context,
+                           const worker::v1::ReadExtentsRequest* request,
+                           grpc::ServerWriter<worker::v1::ReadExtentsResponse>* writer) override;
+  grpc::Status KeyValue(grpc::ServerContext* context, const worker::v1::KeyValueRequest* request,
+                        worker::v1::KeyValueResponse* response) override;
+  grpc::Status PushSamples(grpc::ServerContext* context,
+                           grpc::ServerReader<worker::v1::SampleUpdate>* reader,
+                           worker::v1::PushSamplesResponse* response) override;
+
+ private:
+  using Stream =
+      grpc::ServerReaderWriter<worker::v1::CoordinatorMessage, worker::v1::WorkerMessage>;
+  struct Shard {
+    worker::v1::ShardHeader header;
+    std::string bytes;
+  };
+
+  grpc::Status Get(const worker::v1::KeyValueRequest& request, const std::vector<std::string>& keys)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  std::unique_ptr<grpc::Server> server_;
+  std::string address_;
+  mutable absl::Mutex mutex_;
+  grpc::Status refusal_ ABSL_GUARDED_BY(mutex_);
+  grpc::Status shard_error_ ABSL_GUARDED_BY(mutex_);
+  Stream* stream_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  int sessions_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<worker::v1::WorkerMessage> messages_ ABSL_GUARDED_BY(mutex_);
+  std::vector<worker::v1::SampleUpdate> samples_ ABSL_GUARDED_BY(mutex_);
+  std::map<int64_t, Shard> shards_ ABSL_GUARDED_BY(mutex_);  // by step
+  std::map<std::string, std::string> keys_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace diffmoe::test
