@@ -60,8 +60,10 @@ struct RendezvousStore::Namespace {
   absl::Status Wait(const std::vector<std::string>& keys, absl::Duration timeout,
                     absl::FunctionRef<bool()> cancelled) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   bool HasAll(const std::vector<std::string>& keys) const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
-    return std::all_of(keys.begin(), keys.end(),
-                       [&](const std::string& key) { return values.contains(key); });
+    for (const std::string& key : keys) {
+      if (!values.contains(key)) return false;
+    }
+    return true;
   }
   void End(const absl::Status& why) {
     absl::MutexLock lock(&mutex);

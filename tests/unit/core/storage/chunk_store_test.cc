@@ -186,7 +186,7 @@ TEST_F(ChunkStoreTest, ADroppedWriterLeavesNoFile) {
 
 TEST_F(ChunkStoreTest, FilesThatACrashHasLeftAreSweptAtOpen) {
   store_.reset();
-  test::WriteFile(path_ + "/work/00000042.sst", "half a table");
+  test::WriteFile(fs::path(path_) / "work" / "00000042.sst", "half a table");
   Open();
   EXPECT_EQ(WorkFiles(), 0u);
 }
