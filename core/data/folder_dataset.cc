@@ -205,9 +205,9 @@ absl::StatusOr<std::unique_ptr<ImageDataset>> OpenFolderDataset(const DataConfig
   for (ImageFile& file : listing.files) {
     const absl::Status status = DecodeInto(root, file.path, fit, limits, absl::MakeSpan(planes));
     if (!status.ok()) {
-      LogWarning("data", "broken file skipped",
-                 {{"path", file.path}, {"reason", status.message()}});
-      bad.push_back({std::move(file.path), std::string(status.message())});
+      std::string reason(status.message());
+      LogWarning("data", "broken file skipped", {{"path", file.path}, {"reason", reason}});
+      bad.push_back({std::move(file.path), std::move(reason)});
       if (static_cast<int64_t>(bad.size()) > data.max_bad_files) {
         return TooManyBadFiles(bad, data.max_bad_files);
       }
