@@ -133,8 +133,15 @@ int ExitCodeForError(const absl::Status& status) {
 std::string DescribeError(const absl::Status& status) {
   const v1::ErrorDetails details = GetErrorDetails(status);
   const std::string file = GetErrorFile(status);
-  std::string text = absl::StrCat("diffmoe: ", Clean(status.message()), "\n");
+  std::string headline(status.message());
+  // A single violation that is the message too is said once, with its place if that is known.
+  const bool same = details.violations_size() == 1 &&
+                    headline == absl::StrCat(details.violations(0).field(), ": ",
+                                             details.violations(0).description());
+  if (same && !file.empty()) headline = absl::StrCat("1 fault in ", file);
+  std::string text = absl::StrCat("diffmoe: ", Clean(headline), "\n");
   for (const v1::FieldViolation& violation : details.violations()) {
+    if (same && file.empty()) break;
     absl::StrAppend(&text, "  ");
     if (!file.empty() && violation.line() > 0) {
       absl::StrAppend(&text, Clean(file), ":", violation.line(), ": ");

@@ -26,7 +26,7 @@ int PrintEnd(const Context& context, const v1::Job& job) {
                 << NumberText(job.progress().loss()) << ", "
                 << absl::StrFormat("%.1f", job.progress().images_per_second()) << " images/s\n"
                 << "Images: " << program << "sample --job " << id
-                << " --class 0 --n 16 --out samples.png\n";
+                << " --class all --n 2 --out samples.png\n";
   } else if (job.state() == v1::FAILED) {
     context.out << id << " failed: " << CleanText(job.reason()) << "\n"
                 << "More: " << program << "job why " << id << "\n";
@@ -82,7 +82,7 @@ absl::StatusOr<int> FollowJob(const Context& context, ApiClient* client, Interru
                        kLostLimitMs / 1000, " s"));
     }
     lost = true;
-    if (!interrupt->SleepFor(kRetryInterval)) break;
+    if (!interrupt->WaitFor(kRetryInterval)) break;
     client->Reconnect();
   }
   printer.Finish();

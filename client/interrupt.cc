@@ -58,7 +58,7 @@ void Interrupt::SetAction(std::function<void()> action) {
   if (triggered_ && action_) action_();
 }
 
-bool Interrupt::SleepFor(absl::Duration duration) {
+bool Interrupt::WaitFor(absl::Duration duration) {
   absl::MutexLock lock(&mutex_);
   mutex_.AwaitWithTimeout(absl::Condition(&triggered_), duration);
   return !triggered_;

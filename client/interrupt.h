@@ -27,7 +27,7 @@ class Interrupt {
   // ended.
   void SetAction(std::function<void()> action);
   // Waits; false when a signal came first.
-  bool SleepFor(absl::Duration duration);
+  bool WaitFor(absl::Duration duration);
   // The same as a signal. For tests.
   void Trigger();
 

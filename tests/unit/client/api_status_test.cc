@@ -71,6 +71,21 @@ TEST(DescribeError, ListsViolationsWithFileAndLine) {
             "`diffmoe explain FIELD` says what a field means.\n");
 }
 
+TEST(DescribeError, SaysASingleViolationOnce) {
+  absl::Status status = absl::InvalidArgumentError("classes[0]: expected 0 to 9, got 10");
+  v1::ErrorDetails details;
+  details.set_reason(v1::INVALID_REQUEST);
+  v1::FieldViolation& violation = *details.add_violations();
+  violation.set_field("classes[0]");
+  violation.set_description("expected 0 to 9, got 10");
+  violation.set_line(4);
+  SetErrorDetails(details, &status);
+  EXPECT_EQ(DescribeError(status), "diffmoe: classes[0]: expected 0 to 9, got 10\n");
+  SetErrorFile("a.yaml", &status);
+  EXPECT_EQ(DescribeError(status),
+            "diffmoe: 1 fault in a.yaml\n  a.yaml:4: classes[0]: expected 0 to 9, got 10\n");
+}
+
 TEST(DescribeError, EveryReasonSaysWhatToDoNext) {
   const auto* reasons = v1::ErrorReason_descriptor();
   for (int i = 0; i < reasons->value_count(); ++i) {

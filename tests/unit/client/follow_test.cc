@@ -40,7 +40,7 @@ TEST(FollowJob, EndsWithTheJob) {
   EXPECT_EQ(result.err, "a-1  QUEUED  needs 2 slots\na-1  RUNNING\na-1  SUCCEEDED\n");
   EXPECT_EQ(result.out,
             "a-1 succeeded: 40 steps, loss 0.25, 117.2 images/s\nImages: diffmoe --server " +
-                server.address + " sample --job a-1 --class 0 --n 16 --out samples.png\n");
+                server.address + " sample --job a-1 --class all --n 2 --out samples.png\n");
 }
 
 TEST(FollowJob, CancelledJobsHaveTheirOwnExitCode) {

@@ -25,9 +25,9 @@ TEST(Interrupt, RunsTheActionOnceItIsTriggeredAndAtOnceAfterwards) {
 
 TEST(Interrupt, EndsASleep) {
   Interrupt interrupt;
-  EXPECT_TRUE(interrupt.SleepFor(absl::Milliseconds(1)));
+  EXPECT_TRUE(interrupt.WaitFor(absl::Milliseconds(1)));
   std::thread trigger([&interrupt] { interrupt.Trigger(); });
-  EXPECT_FALSE(interrupt.SleepFor(absl::Hours(1)));
+  EXPECT_FALSE(interrupt.WaitFor(absl::Hours(1)));
   trigger.join();
 }
 
