@@ -31,7 +31,7 @@ packages=(
   # Images.
   libpng-dev libjpeg62-turbo-dev zlib1g-dev
   # Tests are part of the default build.
-  libgtest-dev libbenchmark-dev
+  libgtest-dev libgmock-dev libbenchmark-dev
   # Fashion-MNIST: 70,000 real images.
   dataset-fashion-mnist
 )
