@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -33,9 +35,12 @@ std::string TextOf(const nlohmann::json& info, const char* key) {
 absl::Status MakeDirectory(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
-  if (error) return FileError(error.value(), "make directory", path);
-  if (access(path.c_str(), W_OK | X_OK) != 0) return FileError(errno, "write to directory", path);
-  return absl::OkStatus();
+  if (!error && access(path.c_str(), W_OK | X_OK) != 0)
+    error.assign(errno, std::generic_category());
+  if (!error) return absl::OkStatus();
+  const absl::Status status = FileError(error.value(), "make and write directory", path);
+  // Whatever lies in the way (a file, a read-only file system): the directory can't be written.
+  return error.value() == ENOSPC ? status : absl::PermissionDeniedError(status.message());
 }
 
 }  // namespace

@@ -189,7 +189,7 @@ TEST_F(UpTest, NamesProgramsAndDirectoriesThatCannotBeUsed) {
                         .working_dir = ""},
                        kLimit);
   ASSERT_TRUE(result.ok()) << result.status();
-  EXPECT_NE(result->exit.exit_code, kExitOk);
+  EXPECT_EQ(result->exit.exit_code, kExitPermission);
   EXPECT_TRUE(absl::StrContains(result->err, dir_.Sub("file/x"))) << result->err;
 }
 
