@@ -11,6 +11,11 @@ namespace diffmoe {
 namespace {
 
 template <typename Real>
+void AddScaled(Real* __restrict out, const Real* __restrict row, Real weight, int64_t width) {
+  for (int64_t d = 0; d < width; ++d) out[d] += weight * row[d];
+}
+
+template <typename Real>
 void Combine(const Real* rows, int64_t row_count, const int32_t* index, const Real* weights,
              int64_t tokens, int64_t experts, int64_t width, Real* out) {
   for (int64_t t = 0; t < tokens; ++t) {
@@ -20,7 +25,7 @@ void Combine(const Real* rows, int64_t row_count, const int32_t* index, const Re
       TORCH_CHECK_INDEX(row < row_count, "combine_rows: index[", t, ", ", e, "] is ", row,
                         ", rows has ", row_count);
       const Real weight = weights == nullptr ? Real{1} : weights[t * experts + e];
-      for (int64_t d = 0; d < width; ++d) out[t * width + d] += weight * rows[row * width + d];
+      AddScaled(out + t * width, rows + row * width, weight, width);
     }
   }
 }

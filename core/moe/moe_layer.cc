@@ -5,6 +5,7 @@
 #include <ATen/ops/binary_cross_entropy_with_logits.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
@@ -13,8 +14,11 @@
 #include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "core/kernels/permute_ops.h"
 #include "core/moe/row_kernels.h"
 #include "core/moe/selection.h"
 
@@ -98,13 +102,7 @@ at::Tensor MoeLayer::Forward(const at::Tensor& x, int64_t unit_tokens, bool upda
   const at::Tensor rows = exchange_.Dispatch(x, saved->selection);
   const at::Tensor outputs = experts_.Forward(rows, saved->selection.expert_rows, &saved->experts);
   saved->returned = exchange_.Return(outputs, saved->selection, "return");
-  at::Tensor y = at::empty_like(x);
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "combine", [&] {
-    RowKernels<scalar_t>::Combine(saved->returned.const_data_ptr<scalar_t>(),
-                                  saved->selection.rows.const_data_ptr<int32_t>(),
-                                  saved->gate.const_data_ptr<scalar_t>(), x.size(0), model_.experts,
-                                  x.size(1), y.mutable_data_ptr<scalar_t>());
-  });
+  at::Tensor y = CombineRows(saved->returned, saved->selection.rows, saved->gate);
   *saved_out = std::move(saved);
   return y;
 }
@@ -158,7 +156,7 @@ at::Tensor MoeLayer::Backward(const at::Tensor& dy, const Saved& saved, const Pa
   at::Tensor dgate = at::empty_like(saved.gate);
   const int32_t* rows = saved.selection.rows.const_data_ptr<int32_t>();
   AT_DISPATCH_FLOATING_TYPES(dy.scalar_type(), "combine_backward", [&] {
-    RowKernels<scalar_t>::CombineBackward(
+    CombineRowsBackward<scalar_t>(
         dy.const_data_ptr<scalar_t>(), saved.returned.const_data_ptr<scalar_t>(), rows,
         saved.gate.const_data_ptr<scalar_t>(), tokens, experts, width,
         drows.mutable_data_ptr<scalar_t>(), dgate.mutable_data_ptr<scalar_t>());
@@ -167,11 +165,7 @@ at::Tensor MoeLayer::Backward(const at::Tensor& dy, const Saved& saved, const Pa
   const at::Tensor dinputs =
       experts_.Backward(doutputs, saved.selection.expert_rows, saved.experts, gradients);
   const at::Tensor returned = exchange_.Return(dinputs, saved.selection, "gradient return");
-  at::Tensor dx = at::empty_like(dy);
-  AT_DISPATCH_FLOATING_TYPES(dy.scalar_type(), "dispatch_backward", [&] {
-    RowKernels<scalar_t>::Combine(returned.const_data_ptr<scalar_t>(), rows, nullptr, tokens,
-                                  experts, width, dx.mutable_data_ptr<scalar_t>());
-  });
+  at::Tensor dx = CombineRows(returned, saved.selection.rows, std::nullopt);
   return dx.add_(RouterBackward(saved, dgate, unit_gradients));
 }
 
@@ -205,32 +199,27 @@ at::Tensor MoeLayer::RouterBackward(const Saved& saved, const at::Tensor& dgate,
 at::Tensor MoeLayer::Infer(const at::Tensor& x, int64_t unit_tokens, int64_t* used) const {
   Saved saved;
   Route(x, unit_tokens, saved);
-  const int64_t tokens = x.size(0), experts = model_.experts, width = x.size(1);
-  at::Tensor y = at::empty_like(x);
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "infer", [&] {
+  const int64_t tokens = x.size(0), experts = model_.experts;
+  at::Tensor rows = at::full({tokens, experts}, -1, at::TensorOptions().dtype(at::kInt));
+  std::vector<int64_t> ids, counts(static_cast<size_t>(experts), 0);
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "threshold_routing", [&] {
     const scalar_t* scores = saved.score.const_data_ptr<scalar_t>();
     const scalar_t* taus = threshold_.const_data_ptr<scalar_t>();
-    std::vector<int64_t> ids, counts(static_cast<size_t>(experts), 0);
-    std::vector<int32_t> rows(static_cast<size_t>(tokens * experts), -1);
+    int32_t* row = rows.mutable_data_ptr<int32_t>();
     for (int64_t e = 0; e < experts; ++e) {
       for (int64_t t = 0; t < tokens; ++t) {
         if (!(scores[t * experts + e] > taus[e])) continue;
-        rows[static_cast<size_t>(t * experts + e)] = static_cast<int32_t>(ids.size());
+        row[t * experts + e] = static_cast<int32_t>(ids.size());
         ids.push_back(t);
         ++counts[static_cast<size_t>(e)];
       }
     }
-    *used += static_cast<int64_t>(ids.size());
-    at::Tensor inputs = at::empty({static_cast<int64_t>(ids.size()), width}, x.options());
-    RowKernels<scalar_t>::Gather(x.const_data_ptr<scalar_t>(), ids.data(),
-                                 static_cast<int64_t>(ids.size()), width,
-                                 inputs.mutable_data_ptr<scalar_t>());
-    const at::Tensor outputs = experts_.Forward(inputs, counts, nullptr);
-    RowKernels<scalar_t>::Combine(outputs.const_data_ptr<scalar_t>(), rows.data(),
-                                  saved.gate.const_data_ptr<scalar_t>(), tokens, experts, width,
-                                  y.mutable_data_ptr<scalar_t>());
   });
-  return y;
+  *used += static_cast<int64_t>(ids.size());
+  at::Tensor order =
+      at::empty({static_cast<int64_t>(ids.size())}, at::TensorOptions().dtype(at::kLong));
+  std::copy(ids.begin(), ids.end(), order.mutable_data_ptr<int64_t>());
+  return CombineRows(experts_.Forward(GatherRows(x, order), counts, nullptr), rows, saved.gate);
 }
 
 }  // namespace diffmoe

@@ -1,17 +1,12 @@
 #include "core/moe/row_kernels.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace diffmoe {
 namespace {
 
-template <typename Real>
-inline void AddScaled(Real* __restrict out, const Real* __restrict in, Real scale, int64_t width) {
-  for (int64_t d = 0; d < width; ++d) out[d] += scale * in[d];
-}
-
-// Eight partial sums in a fixed order, so that the bits don't depend on how the loop is vectorised.
+// Sixteen partial sums in a fixed order, so that the bits don't depend on how the loop is
+// vectorised.
 template <typename Real>
 inline Real Dot(const Real* __restrict a, const Real* __restrict b, int64_t width) {
   constexpr int64_t kLanes = 16;
@@ -30,32 +25,9 @@ inline Real Dot(const Real* __restrict a, const Real* __restrict b, int64_t widt
 }  // namespace
 
 template <typename Real>
-void RowKernels<Real>::Gather(const Real* in, const int64_t* ids, int64_t count, int64_t width,
-                              Real* out) {
-  for (int64_t i = 0; i < count; ++i) {
-    std::memcpy(out + i * width, in + ids[i] * width, static_cast<size_t>(width) * sizeof(Real));
-  }
-}
-
-template <typename Real>
-void RowKernels<Real>::Combine(const Real* rows_in, const int32_t* rows, const Real* weights,
-                               int64_t tokens, int64_t experts, int64_t width, Real* out) {
-  for (int64_t t = 0; t < tokens; ++t) {
-    Real* sum = out + t * width;
-    std::fill(sum, sum + width, Real{0});
-    for (int64_t e = 0; e < experts; ++e) {
-      const int32_t row = rows[t * experts + e];
-      if (row < 0) continue;
-      const Real weight = weights == nullptr ? Real{1} : weights[t * experts + e];
-      AddScaled(sum, rows_in + row * width, weight, width);
-    }
-  }
-}
-
-template <typename Real>
-void RowKernels<Real>::CombineBackward(const Real* grad, const Real* rows_in, const int32_t* rows,
-                                       const Real* weights, int64_t tokens, int64_t experts,
-                                       int64_t width, Real* rows_out, Real* dweights) {
+void CombineRowsBackward(const Real* grad, const Real* rows_in, const int32_t* rows,
+                         const Real* weights, int64_t tokens, int64_t experts, int64_t width,
+                         Real* rows_out, Real* dweights) {
   std::fill(dweights, dweights + tokens * experts, Real{0});
   for (int64_t t = 0; t < tokens; ++t) {
     const Real* g = grad + t * width;
@@ -70,7 +42,10 @@ void RowKernels<Real>::CombineBackward(const Real* grad, const Real* rows_in, co
   }
 }
 
-template struct RowKernels<float>;
-template struct RowKernels<double>;
+template void CombineRowsBackward<float>(const float*, const float*, const int32_t*, const float*,
+                                         int64_t, int64_t, int64_t, float*, float*);
+template void CombineRowsBackward<double>(const double*, const double*, const int32_t*,
+                                          const double*, int64_t, int64_t, int64_t, double*,
+                                          double*);
 
 }  // namespace diffmoe

@@ -6,13 +6,14 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "core/kernels/permute_ops.h"
 #include "core/moe/moe_layer.h"
-#include "core/moe/row_kernels.h"
 #include "core/moe/selection.h"
 
 namespace diffmoe {
@@ -101,6 +102,7 @@ Selection TokenExchange::Select(const at::Tensor& gate, const at::Tensor& predic
   const uint8_t* answers = answer.const_data_ptr<uint8_t>();
   uint8_t* mask = selection.mask.mutable_data_ptr<uint8_t>();
   int32_t* rows = selection.rows.mutable_data_ptr<int32_t>();
+  std::vector<int64_t> send_ids;
   for (int64_t e = 0; e < experts_; ++e) {
     const int64_t owner = e / owned;
     const uint8_t* message = answers + owner * message_bytes;
@@ -110,22 +112,18 @@ Selection TokenExchange::Select(const at::Tensor& gate, const at::Tensor& predic
       mask[t * experts_ + e] = taken;
       rows[t * experts_ + e] = taken != 0 ? static_cast<int32_t>(selection.sent_rows++) : -1;
       if (taken != 0) {
-        selection.send_ids.push_back(t);
+        send_ids.push_back(t);
         ++selection.send_counts[static_cast<size_t>(owner)];
       }
     }
   }
+  selection.send_ids = at::empty({selection.sent_rows}, at::TensorOptions().dtype(at::kLong));
+  std::copy(send_ids.begin(), send_ids.end(), selection.send_ids.mutable_data_ptr<int64_t>());
   return selection;
 }
 
 at::Tensor TokenExchange::Dispatch(const at::Tensor& tokens, const Selection& selection) {
-  const int64_t width = tokens.size(1);
-  at::Tensor rows = at::empty({selection.sent_rows, width}, tokens.options());
-  AT_DISPATCH_FLOATING_TYPES(tokens.scalar_type(), "dispatch", [&] {
-    RowKernels<scalar_t>::Gather(tokens.const_data_ptr<scalar_t>(), selection.send_ids.data(),
-                                 selection.sent_rows, width, rows.mutable_data_ptr<scalar_t>());
-  });
-  return DispatchRows(rows, selection, "dispatch");
+  return DispatchRows(GatherRows(tokens, selection.send_ids), selection, "dispatch");
 }
 
 at::Tensor TokenExchange::DispatchRows(const at::Tensor& rows, const Selection& selection,

@@ -20,7 +20,7 @@ struct Selection {
   // (expert, token) order.
   at::Tensor rows;
   int64_t sent_rows = 0;
-  std::vector<int64_t> send_ids;     // local token of each sent row
+  at::Tensor send_ids;               // [sent_rows] int64, local token of each sent row
   std::vector<int64_t> send_counts;  // rows per owner rank
   // Owner side. Rows per (source rank, owned expert), [R * E/R].
   std::vector<int64_t> receive_pieces;

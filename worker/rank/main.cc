@@ -8,6 +8,8 @@
 
 #include "core/base/exit_code.h"
 #include "core/base/log.h"
+#include "core/base/status_macros.h"
+#include "core/kernels/cuda_plugin.h"
 #include "worker/error_boundary.h"
 #include "worker/rank/rank_link.h"
 #include "worker/rank/sample_role.h"
@@ -22,6 +24,22 @@ void KeepFreedMemory() {
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);
   mallopt(M_TOP_PAD, 64 << 20);
+}
+
+// Loads the CUDA plugin and takes the device of a rank that was given a GPU.
+absl::Status PrepareDevice(const std::string& device) {
+  if (device == "cpu") return absl::OkStatus();
+  ASSIGN_OR_RETURN(const int index, ParseCudaDevice(device));
+  ASSIGN_OR_RETURN(const std::unique_ptr<CudaPlugin> plugin, CudaPlugin::Load());
+  RETURN_IF_ERROR(plugin->SelectDevice(index));
+  return absl::FailedPreconditionError(
+      "this version trains and samples on CPU slots only: set parallel.device to cpu");
+}
+
+absl::Status RunRole(RankLink& link, int64_t* step) {
+  RETURN_IF_ERROR(PrepareDevice(link.assignment().device));
+  return link.assignment().role == RankRole::kTrain ? RunTrainRole(link, step)
+                                                    : RunSampleRole(link);
 }
 
 int Main(int argc, char** argv) {
@@ -48,10 +66,7 @@ int Main(int argc, char** argv) {
     return ExitCodeOf(link.status());
   }
   int64_t step = (*link)->assignment().restore_step;
-  absl::Status status = CatchErrors([&] {
-    return (*link)->assignment().role == RankRole::kTrain ? RunTrainRole(**link, &step)
-                                                          : RunSampleRole(**link);
-  });
+  absl::Status status = CatchErrors([&] { return RunRole(**link, &step); });
   // A peer that was stopped with this rank looks like a lost peer.
   if ((*link)->stop_requested() && !status.ok()) status = absl::CancelledError("asked to stop");
   if (status.ok()) {

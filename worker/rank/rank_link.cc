@@ -152,7 +152,7 @@ absl::Status RankLinkImpl::WaitForAssignment() {
                                                     absl::FormatDuration(kAssignmentTimeout)));
   }
   if (!assigned_) return session_status_;
-  pusher_ = std::make_unique<SamplePusher>(bulk_plane_.get());
+  pusher_ = std::make_unique<SamplePusher>(bulk_plane_.get(), GroupIdOf(assignment_));
   return absl::OkStatus();
 }
 

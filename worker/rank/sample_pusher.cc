@@ -12,14 +12,15 @@ namespace {
 namespace pb = worker::v1;
 
 constexpr size_t kMaxQueuedBytes = 64u << 20;
+constexpr size_t kMaxUnconfirmed = 1024;
 constexpr absl::Duration kPushTimeout = absl::Minutes(1);
 // gRPC's default limit of a received message, less room for the frame.
 constexpr size_t kMaxUpdateBytes = (4u << 20) - 1024;
 
 }  // namespace
 
-SamplePusher::SamplePusher(pb::BulkPlane::StubInterface* stub)
-    : stub_(stub), thread_([this] { Run(); }) {}
+SamplePusher::SamplePusher(pb::BulkPlane::StubInterface* stub, pb::GroupId group)
+    : stub_(stub), group_(std::move(group)), thread_([this] { Run(); }) {}
 
 SamplePusher::~SamplePusher() {
   {
@@ -83,65 +84,82 @@ void SamplePusher::RunStream() {
   }
   pb::PushSamplesResponse response;
   auto stream = stub_->PushSamples(&context, &response);
-  auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return closed_ || !queue_.empty(); };
-  bool open = true;
-  while (open) {
+  const bool whole = WriteAll(*stream);
+  if (whole) stream->WritesDone();
+  const absl::Status status = FromGrpc(stream->Finish(), "sample updates");
+  if (!whole || !status.ok()) {
+    Break(status.ok() ? absl::UnavailableError("sample updates: the stream was closed") : status);
+    return;
+  }
+  absl::MutexLock lock(&mutex_);
+  context_ = nullptr;
+  carried_ = false;
+  on_stream_.clear();
+}
+
+bool SamplePusher::WriteAll(grpc::ClientWriterInterface<pb::SampleUpdate>& stream) {
+  auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return closed_ || !queue_.empty() || open_.empty();
+  };
+  while (true) {
     Waiting next;
     {
       absl::MutexLock lock(&mutex_);
       mutex_.Await(absl::Condition(&work));
-      if (queue_.empty()) break;
+      if (queue_.empty()) return true;
       next = std::move(queue_.front());
       queue_.pop_front();
       queued_bytes_ -= next.update.ByteSizeLong();
     }
-    open = stream->Write(next.update);
+    const bool written = stream.Write(next.update);
     absl::MutexLock lock(&mutex_);
-    if (!open) {
+    if (!written) {
       queued_bytes_ += next.update.ByteSizeLong();
       queue_.push_front(std::move(next));
-      break;
+      return false;
     }
     carried_ = true;
-    if (next.last) {
-      open_.erase(next.update.request_id());
-      on_stream_.erase(next.update.request_id());
-    } else {
-      on_stream_.insert(next.update.request_id());
-    }
+    if (next.notice) continue;
+    const std::string& id = next.update.request_id();
+    on_stream_.insert(id);
+    if (!next.last) continue;
+    open_.erase(id);
+    if (on_stream_.size() > kMaxUnconfirmed) on_stream_.erase(id);
   }
-  if (open) stream->WritesDone();
-  const absl::Status status = FromGrpc(stream->Finish(), "sample updates");
-  Break(status.ok() ? absl::UnavailableError("sample updates: the stream was closed") : status);
 }
 
 void SamplePusher::Break(const absl::Status& status) {
   absl::MutexLock lock(&mutex_);
   context_ = nullptr;
   break_reason_ = absl::IsCancelled(status) ? absl::UnavailableError(status.message()) : status;
-  // A stream that broke before it carried anything: a new one would break as well.
-  const bool give_up_all = !carried_ || absl::IsAborted(status);
+  // When a stream breaks before it has carried anything, the next one would break as well.
+  const bool hopeless = !carried_ || absl::IsAborted(status);
   carried_ = false;
-  if (give_up_all) on_stream_ = open_;
+  const absl::flat_hash_set<std::string> lost = hopeless ? open_ : on_stream_;
+  on_stream_.clear();
   std::deque<Waiting> kept;
   for (Waiting& waiting : queue_) {
     const std::string& id = waiting.update.request_id();
-    if (!on_stream_.contains(id)) {
+    if (waiting.notice ? !hopeless : !lost.contains(id)) {
       kept.push_back(std::move(waiting));
       continue;
     }
     queued_bytes_ -= waiting.update.ByteSizeLong();
-    if (waiting.last) {
-      open_.erase(id);
-      on_stream_.erase(id);
-    }
+    if (waiting.last) open_.erase(id);
   }
   queue_ = std::move(kept);
-  for (const std::string& id : on_stream_) {
-    open_.erase(id);
-    given_up_.insert(id);
+  for (const std::string& id : lost) {
+    if (open_.erase(id) != 0) given_up_.insert(id);
+    if (hopeless) continue;
+    Waiting notice{.update = {}, .last = true, .notice = true};
+    notice.update.set_request_id(id);
+    *notice.update.mutable_group() = group_;
+    notice.update.mutable_error()->set_status_code(
+        static_cast<int>(absl::StatusCode::kUnavailable));
+    notice.update.mutable_error()->set_message("the way from the sampler to the coordinator broke");
+    queued_bytes_ += notice.update.ByteSizeLong();
+    queue_.push_back(std::move(notice));
   }
-  on_stream_.clear();
 }
 
 }  // namespace diffmoe
