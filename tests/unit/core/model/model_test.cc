@@ -1,0 +1,107 @@
+#include <ATen/ops/empty.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "core/model/embedding.h"
+#include "core/model/parameters.h"
+#include "tests/parity/fixture.h"
+
+namespace diffmoe {
+namespace {
+
+ModelConfig SizeS(Family family, int64_t experts) {
+  ModelConfig model;
+  model.family = family;
+  model.image_size = 32;
+  model.channels = 4;
+  model.patch_size = 2;
+  model.width = 384;
+  model.depth = 12;
+  model.heads = 6;
+  model.classes = 1000;
+  model.experts = experts;
+  model.learn_sigma = true;
+  return model;
+}
+
+nlohmann::json ReadJson(const std::string& name) {
+  std::ifstream file(std::string(DIFFMOE_SOURCE_DIR) + "/tests/parity/fixtures/" + name);
+  return nlohmann::json::parse(file);
+}
+
+TEST(ParameterList, HasThePublishedNamesAndShapes) {
+  const nlohmann::json published = ReadJson("state_dict_diffmoe_s_e16.json");
+  std::map<std::string, std::vector<int64_t>> ours;
+  for (const ParameterInfo& info : DescribeParameters(SizeS(Family::kDiffMoe, 16)))
+    ours[info.name] = info.shape;
+  size_t compared = 0;
+  for (const auto& entry : published) {
+    const std::string name = entry[0];
+    // Fixed tables and buffers are not parameters here.
+    if (name == "pos_embed" || name.ends_with("expert_threshold") || name.ends_with("ema_decay"))
+      continue;
+    ASSERT_TRUE(ours.count(name)) << name;
+    EXPECT_EQ(ours[name], entry[1].get<std::vector<int64_t>>()) << name;
+    ++compared;
+  }
+  EXPECT_EQ(compared, ours.size());
+}
+
+TEST(ParameterList, CountsEqualThePublishedOnesForSizeS) {
+  const nlohmann::json counts = ReadJson("param_counts.json")["counts"];
+  int compared = 0;
+  for (const auto& row : counts) {
+    if (row["size"] != "S" || row["ffn"] != "gelu_tanh" || row["shared"] != 0) continue;
+    if (row["family"] != "dense" && row["family"] != "diffmoe") continue;
+    const bool dense = row["family"] == "dense";
+    int64_t total = 0;
+    for (const ParameterInfo& info :
+         DescribeParameters(SizeS(dense ? Family::kDense : Family::kDiffMoe,
+                                  dense ? 8 : row["experts"].get<int64_t>()))) {
+      total += info.elements();
+    }
+    EXPECT_EQ(total, row["trainable"].get<int64_t>()) << row.dump();
+    ++compared;
+  }
+  EXPECT_GE(compared, 4);
+}
+
+TEST(ParameterLayout, EveryElementHasOneOwner) {
+  ModelConfig model = SizeS(Family::kDiffMoe, 8);
+  model.width = 64;
+  model.depth = 2;
+  for (const int ranks : {1, 2, 4}) {
+    int64_t experts = 0, slices = 0;
+    for (int rank = 0; rank < ranks; ++rank) {
+      const ParameterLayout layout(model, rank, ranks);
+      experts += static_cast<int64_t>(layout.experts().size());
+      slices += layout.slice_elements();
+      EXPECT_EQ(layout.slice_elements() % ParameterLayout::kChunk, 0);
+      EXPECT_EQ(layout.dense().front().offset, 0);
+      EXPECT_EQ(layout.dense().back().offset, ParameterLayout(model, 0, 1).dense().back().offset);
+    }
+    EXPECT_EQ(experts, 8 * 4) << ranks;
+    EXPECT_EQ(slices, ParameterLayout(model, 0, ranks).dense_elements());
+  }
+  EXPECT_THROW(ParameterLayout(model, 0, 3), std::invalid_argument);
+}
+
+TEST(Embedding, MatchesThePublishedTables) {
+  const Fixture golden("embeddings_and_blocks");
+  // At t = 999 the last bit of the fp32 angle is 6e-5: another exp() on another CPU moves it.
+  EXPECT_TRUE(Close(TimeSinusoid(golden.at("temb.in.t"), 256), golden.at("temb.out.dim256"), 1e-4));
+  EXPECT_TRUE(Close(TimeSinusoid(golden.at("temb.in.t"), 7), golden.at("temb.out.dim7"), 1e-4));
+  EXPECT_TRUE(Close(PositionTable(4, 48), golden.at("pos.out.d48_g4"), 1e-10));
+  EXPECT_TRUE(Close(PositionTable(8, 16), golden.at("pos.out.d16_g8"), 1e-10));
+  EXPECT_TRUE(
+      Close(Unpatchify(golden.at("unpatch_a.in.tokens"), 2, 8), golden.at("unpatch_a.out.img"), 0));
+  EXPECT_TRUE(
+      Close(Unpatchify(golden.at("unpatch_b.in.tokens"), 4, 6), golden.at("unpatch_b.out.img"), 0));
+}
+
+}  // namespace
+}  // namespace diffmoe
