@@ -11,7 +11,7 @@ namespace pb = worker::v1;
 
 grpc::Status Away() {
   return grpc::Status(grpc::StatusCode::UNAVAILABLE,
-                      "the coordinator is away; the worker is trying to reach it");
+                      "the worker has not reached its coordinator yet");
 }
 
 }  // namespace
@@ -20,12 +20,6 @@ void BulkProxy::Connect(const std::shared_ptr<grpc::Channel>& channel) {
   std::shared_ptr<Stub> stub = worker::v1::BulkPlane::NewStub(channel);
   absl::MutexLock lock(&mutex_);
   stub_ = std::move(stub);
-}
-
-void BulkProxy::Disconnect() {
-  absl::MutexLock lock(&mutex_);
-  stub_ = nullptr;
-  for (grpc::ServerContext* context : sample_streams_) context->TryCancel();
 }
 
 std::shared_ptr<BulkProxy::Stub> BulkProxy::stub() const {
@@ -99,23 +93,15 @@ grpc::Status BulkProxy::KeyValue(grpc::ServerContext* context, const pb::KeyValu
 grpc::Status BulkProxy::PushSamples(grpc::ServerContext* context,
                                     grpc::ServerReader<pb::SampleUpdate>* reader,
                                     pb::PushSamplesResponse* response) {
-  std::shared_ptr<Stub> upstream_stub;
-  {
-    absl::MutexLock lock(&mutex_);
-    if (stub_ == nullptr) return Away();
-    upstream_stub = stub_;
-    sample_streams_.insert(context);
-  }
+  const std::shared_ptr<Stub> upstream_stub = stub();
+  if (upstream_stub == nullptr) return Away();
   auto upstream_context = grpc::ClientContext::FromServerContext(*context);
   auto upstream = upstream_stub->PushSamples(upstream_context.get(), response);
   pb::SampleUpdate update;
   bool open = true;
   while (open && reader->Read(&update)) open = upstream->Write(update);
   if (open) upstream->WritesDone();
-  const grpc::Status status = upstream->Finish();
-  absl::MutexLock lock(&mutex_);
-  sample_streams_.erase(context);
-  return status;
+  return upstream->Finish();
 }
 
 }  // namespace diffmoe

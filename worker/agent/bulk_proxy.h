@@ -7,7 +7,6 @@
 #pragma once
 
 #include <memory>
-#include <set>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -21,11 +20,8 @@ class BulkProxy final : public worker::v1::BulkPlane::Service {
   // `metrics` outlives the proxy.
   explicit BulkProxy(metrics::WorkerMetrics* metrics) : metrics_(metrics) {}
 
-  // Calls go over `channel` from now on.
+  // Calls that begin from now on go over `channel`.
   void Connect(const std::shared_ptr<grpc::Channel>& channel);
-  // The coordinator is away. Ends the sample streams, which would not notice by themselves while
-  // they are idle.
-  void Disconnect();
 
   grpc::Status PutShard(grpc::ServerContext* context,
                         grpc::ServerReaderWriter<worker::v1::PutShardResponse,
@@ -44,13 +40,12 @@ class BulkProxy final : public worker::v1::BulkPlane::Service {
 
  private:
   using Stub = worker::v1::BulkPlane::Stub;
-  // Null while the coordinator is away.
+  // Null before the first session.
   std::shared_ptr<Stub> stub() const;
 
   metrics::WorkerMetrics* const metrics_;
   mutable absl::Mutex mutex_;
   std::shared_ptr<Stub> stub_ ABSL_GUARDED_BY(mutex_);
-  std::set<grpc::ServerContext*> sample_streams_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace diffmoe

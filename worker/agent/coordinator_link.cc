@@ -136,7 +136,7 @@ absl::Status CoordinatorLink::RunSession(const std::string& address) {
   }
   outbox_->BeginSession();
   auto stream = stub->Session(&context);
-  std::thread reader([this, &stream] { ReadSession(stream.get()); });
+  std::thread reader([this, &stream, &address] { ReadSession(stream.get(), address); });
   Converse(stream.get(), &context, address);
   reader.join();
   const grpc::Status finished = stream->Finish();
@@ -177,7 +177,6 @@ void CoordinatorLink::Converse(Stream* stream, grpc::ClientContext* context,
   LogInfo("worker", "session with the coordinator is open", {{"coordinator", address}});
   if (sessions_++ > 0) metrics_->CountReconnect();
   metrics_->SetConnected(true);
-  bulk_->Connect(OpenChannel(address));
   if (SendUntilLost(stream)) {
     stream->WritesDone();
     absl::MutexLock lock(&mutex_);
@@ -185,7 +184,6 @@ void CoordinatorLink::Converse(Stream* stream, grpc::ClientContext* context,
       context->TryCancel();
     }
   }
-  bulk_->Disconnect();
   metrics_->SetConnected(false);
   outbox_->SessionLost();
 }
@@ -227,10 +225,11 @@ bool CoordinatorLink::SendUntilLost(Stream* stream) {
   }
 }
 
-void CoordinatorLink::ReadSession(Stream* stream) {
+void CoordinatorLink::ReadSession(Stream* stream, const std::string& address) {
   pb::CoordinatorMessage message;
   while (stream->Read(&message)) {
     if (message.has_welcome()) {
+      bulk_->Connect(OpenChannel(address));  // before anything that may need it
       absl::MutexLock lock(&mutex_);
       welcome_ = message.welcome();
       welcomed_ = true;

@@ -52,7 +52,7 @@ class CoordinatorLink {
   absl::Status RunSession(const std::string& address);
   // Hello, Welcome, and messages until the session is lost or the link stops.
   void Converse(Stream* stream, grpc::ClientContext* context, const std::string& address);
-  void ReadSession(Stream* stream);
+  void ReadSession(Stream* stream, const std::string& address);
   bool SendUntilLost(Stream* stream);
   bool stopping() const;
 

@@ -33,8 +33,10 @@ constexpr size_t kMaxSocketPath = sizeof(sockaddr_un{}.sun_path) - 1;
 absl::Status MakeFolder(const std::string& path) {
   std::error_code error;
   fs::create_directories(path, error);
-  if (error) return FileError(error.value(), "create folder", path);
-  return absl::OkStatus();
+  if (!error) return absl::OkStatus();
+  const absl::Status status = FileError(error.value(), "create folder", path);
+  // Whatever lies in its way: a folder that can't be made is one that can't be written.
+  return absl::IsNotFound(status) ? absl::PermissionDeniedError(status.message()) : status;
 }
 
 std::string ReadFile(const std::string& path) {

@@ -189,9 +189,9 @@ TEST_F(WorkerTest, BadStartsHaveTheirMessageAndExitCode) {
         held.address()},
        kExitConflict,
        held.address()},
-      {{"--dir", "/proc/no/w", "--coordinator", "a:1", "--rank-binary", rank},
-       kExitNotFound,
-       "/proc/no/w"},
+      {{"--dir", temp_.Sub("file/w"), "--coordinator", "a:1", "--rank-binary", rank},
+       kExitPermission,
+       temp_.Sub("file/w")},
   };
   for (const BadStart& bad : cases) {
     std::vector<std::string> argv = {Binary("diffmoe-worker")};
