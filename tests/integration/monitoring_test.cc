@@ -1,0 +1,126 @@
+// What a monitoring system sees of a running cluster.
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/integration/job_helpers.h"
+#include "tests/integration/prometheus.h"
+#include "tests/support/cluster.h"
+#include "tests/support/http.h"
+#include "tests/support/wait.h"
+
+namespace diffmoe::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr absl::Duration kJobLimit = absl::Seconds(60);
+
+// A cluster whose job trains, has a checkpoint and has been sampled.
+class MonitoringTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    cluster_ = new Cluster;
+    ASSERT_TRUE(cluster_->Start().ok());
+    const auto id = SubmitSmoke(*cluster_, {"train.steps=1000000"});
+    ASSERT_TRUE(id.ok()) << id.status();
+    id_ = *id;
+    const auto job = AwaitJob(*cluster_, id_, kJobLimit,
+                              [](const nlohmann::json& j) { return RunsPast(j, 10); });
+    ASSERT_TRUE(job.ok()) << job.status();
+    Sample();
+  }
+  static void TearDownTestSuite() {
+    delete cluster_;
+    cluster_ = nullptr;
+  }
+
+  static void Sample() {
+    const auto receipt = cluster_->CliJson({"sample", "--job", id_, "--class", "0", "--n", "1",
+                                            "--steps", "3", "--out", cluster_->dir() + "/a.png"},
+                                           kJobLimit);
+    ASSERT_TRUE(receipt.ok()) << receipt.status();
+  }
+
+  static Cluster* cluster_;
+  static std::string id_;
+};
+
+Cluster* MonitoringTest::cluster_ = nullptr;
+std::string MonitoringTest::id_;
+
+TEST_F(MonitoringTest, BothEndpointsPassPromtool) {
+  const auto promtool = FindPrometheusProgram("promtool");
+  if (!promtool.has_value()) GTEST_SKIP() << "promtool isn't installed: ./run setup";
+  for (const std::string& address : {cluster_->coordinator_metrics(), cluster_->worker_metrics()}) {
+    const auto reply = HttpGet(address, "/metrics");
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    EXPECT_EQ(reply->code, 200);
+    const auto complaint = CheckMetrics(*promtool, reply->body);
+    ASSERT_TRUE(complaint.ok()) << complaint.status();
+    EXPECT_EQ(*complaint, "") << address;
+  }
+}
+
+TEST_F(MonitoringTest, TrainingAndSamplingShowUp) {
+  const auto worker = HttpGet(cluster_->worker_metrics(), "/metrics");
+  ASSERT_TRUE(worker.ok()) << worker.status();
+  for (const char* name :
+       {"diffmoe_train_loss{", "diffmoe_train_step_duration_seconds{",
+        "diffmoe_train_samples_total{", "diffmoe_moe_capacity_ratio{", "diffmoe_moe_threshold{"}) {
+    EXPECT_THAT(worker->body, HasSubstr(absl::StrCat(name, "job_id=\"", id_))) << name;
+  }
+  const auto coordinator = HttpGet(cluster_->coordinator_metrics(), "/metrics");
+  ASSERT_TRUE(coordinator.ok()) << coordinator.status();
+  EXPECT_THAT(coordinator->body, HasSubstr("diffmoe_jobs{state=\"running\"} 1\n"));
+  EXPECT_THAT(coordinator->body, HasSubstr("diffmoe_jobs{state=\"failed\"} 0\n"));
+  EXPECT_THAT(coordinator->body, HasSubstr("diffmoe_sample_requests_total{outcome=\"ok\"} "));
+}
+
+TEST_F(MonitoringTest, EveryQueryOfTheDashboardReturnsData) {
+  const auto program = FindPrometheusProgram("prometheus");
+  if (!program.has_value()) GTEST_SKIP() << "prometheus isn't installed: ./run setup";
+  const auto prometheus =
+      Prometheus::Start(*program, cluster_->coordinator_metrics(), cluster_->worker_metrics());
+  ASSERT_TRUE(prometheus.ok()) << prometheus.status();
+  const auto dashboard = nlohmann::json::parse(
+      ReadFile(DIFFMOE_SOURCE_DIR "/deploy/grafana/diffmoe.json"), nullptr, false);
+  ASSERT_FALSE(dashboard.is_discarded());
+  // Rates need two scrapes, and something between them.
+  ASSERT_TRUE(WaitUntil(absl::Seconds(30), [&] {
+    const auto scrapes = (*prometheus)->Query("min(count_over_time(up[1m])) >= 2");
+    return scrapes.ok() && !scrapes->empty();
+  }));
+  ASSERT_NO_FATAL_FAILURE(Sample());
+
+  int queries = 0;
+  for (const nlohmann::json& panel : dashboard["panels"]) {
+    for (const nlohmann::json& target : panel.value("targets", nlohmann::json::array())) {
+      const std::string query = absl::StrReplaceAll(target["expr"].get<std::string>(),
+                                                    {{"$__rate_interval", "1m"}, {"$job_id", id_}});
+      ++queries;
+      absl::StatusOr<std::vector<nlohmann::json>> series;
+      EXPECT_TRUE(WaitUntil(absl::Seconds(15),
+                            [&] {
+                              series = (*prometheus)->Query(query);
+                              return series.ok() && !series->empty();
+                            }))
+          << panel["title"] << ": no data for " << query << " " << series.status();
+    }
+  }
+  EXPECT_GT(queries, 20);
+}
+
+TEST_F(MonitoringTest, SeriesOfAnEndedJobGoAway) {
+  const auto id = SubmitSmoke(*cluster_, {"train.steps=2", "parallel.ranks=1"});
+  ASSERT_TRUE(id.ok()) << id.status();
+  const auto job = AwaitState(*cluster_, *id, "SUCCEEDED", kJobLimit);
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_TRUE(WaitUntil(absl::Seconds(20), [&] {
+    const auto reply = HttpGet(cluster_->worker_metrics(), "/metrics");
+    return reply.ok() && reply->body.find("job_id=\"" + *id + "\"") == std::string::npos;
+  }));
+}
+
+}  // namespace
+}  // namespace diffmoe::test
