@@ -308,6 +308,7 @@ std::vector<StoredCheckpoint> ChunkStore::Impl::List() const {
     bytes[first->id] += static_cast<int64_t>(file.size);
   }
   std::vector<StoredCheckpoint> checkpoints;
+  checkpoints.reserve(bytes.size());
   for (const auto& [id, size] : bytes) checkpoints.push_back({id, size});
   return checkpoints;
 }
@@ -331,8 +332,10 @@ absl::StatusOr<std::unique_ptr<ShardWriter>> ChunkStore::NewShard(const Checkpoi
 
 absl::Status ChunkStore::Ingest(const CheckpointId& id,
                                 std::vector<std::unique_ptr<ShardWriter>> shards) {
+  const std::vector<std::unique_ptr<ShardWriter>> owned = std::move(shards);
   std::vector<ShardWriter::Impl*> writers;
-  for (const auto& shard : shards) writers.push_back(shard->impl_.get());
+  writers.reserve(owned.size());
+  for (const auto& shard : owned) writers.push_back(shard->impl_.get());
   return impl_->Ingest(id, writers);
 }
 

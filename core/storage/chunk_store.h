@@ -38,6 +38,8 @@ struct CheckpointId {
   int64_t step = 0;
   int64_t epoch = 0;
   friend bool operator==(const CheckpointId&, const CheckpointId&) = default;
+  // clang-tidy 14 takes the generated comparison with 0 for a null pointer.
+  // NOLINTNEXTLINE(modernize-use-nullptr)
   friend auto operator<=>(const CheckpointId&, const CheckpointId&) = default;
 };
 // "job fashion-1 step 500 (epoch 3)", for messages.

@@ -325,7 +325,7 @@ absl::Status RecordStore::Impl::Write(const CommitPoint& point,
 absl::Status RecordStore::Impl::OnFailedWrite(const rocksdb::Status& failure,
                                               const CommitPoint& point,
                                               absl::Span<const RecordWrite> writes) {
-  const absl::Status status = FromRocksDb(failure, absl::StrCat("commit to ", lock_.directory()));
+  absl::Status status = FromRocksDb(failure, absl::StrCat("commit to ", lock_.directory()));
   LogError("records", "commit failed", {{"commit", point.sequence}, {"reason", status.message()}});
   if (!absl::IsResourceExhausted(status)) {
     stopped_ = absl::InternalError(
