@@ -14,6 +14,13 @@ grpc::Status Away() {
                       "the worker has not reached its coordinator yet");
 }
 
+// The status for the rank: the coordinator's own, but for a call that a coordinator on its way out
+// has cut off.
+grpc::Status Passed(const grpc::ServerContext& context, const grpc::Status& status) {
+  if (status.error_code() != grpc::StatusCode::CANCELLED || context.IsCancelled()) return status;
+  return grpc::Status(grpc::StatusCode::UNAVAILABLE, "the coordinator cut the call off");
+}
+
 }  // namespace
 
 void BulkProxy::Connect(const std::shared_ptr<grpc::Channel>& channel) {
@@ -53,15 +60,15 @@ grpc::Status BulkProxy::PutShard(
     upstream->WritesDone();
   }
   while (upstream->Read(&response)) stream->Write(response);
-  return upstream->Finish();
+  return Passed(*context, upstream->Finish());
 }
 
 grpc::Status BulkProxy::GetManifest(grpc::ServerContext* context,
                                     const pb::GetManifestRequest* request, pb::Manifest* response) {
   const std::shared_ptr<Stub> upstream = stub();
   if (upstream == nullptr) return Away();
-  return upstream->GetManifest(grpc::ClientContext::FromServerContext(*context).get(), *request,
-                               response);
+  const auto upstream_context = grpc::ClientContext::FromServerContext(*context);
+  return Passed(*context, upstream->GetManifest(upstream_context.get(), *request, response));
 }
 
 grpc::Status BulkProxy::ReadExtents(grpc::ServerContext* context,
@@ -79,15 +86,15 @@ grpc::Status BulkProxy::ReadExtents(grpc::ServerContext* context,
       break;
     }
   }
-  return upstream->Finish();
+  return Passed(*context, upstream->Finish());
 }
 
 grpc::Status BulkProxy::KeyValue(grpc::ServerContext* context, const pb::KeyValueRequest* request,
                                  pb::KeyValueResponse* response) {
   const std::shared_ptr<Stub> upstream = stub();
   if (upstream == nullptr) return Away();
-  return upstream->KeyValue(grpc::ClientContext::FromServerContext(*context).get(), *request,
-                            response);
+  const auto upstream_context = grpc::ClientContext::FromServerContext(*context);
+  return Passed(*context, upstream->KeyValue(upstream_context.get(), *request, response));
 }
 
 grpc::Status BulkProxy::PushSamples(grpc::ServerContext* context,
@@ -101,7 +108,7 @@ grpc::Status BulkProxy::PushSamples(grpc::ServerContext* context,
   bool open = true;
   while (open && reader->Read(&update)) open = upstream->Write(update);
   if (open) upstream->WritesDone();
-  return upstream->Finish();
+  return Passed(*context, upstream->Finish());
 }
 
 }  // namespace diffmoe
