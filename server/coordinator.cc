@@ -158,8 +158,12 @@ void CoordinatorImpl::BuildParts(State state) {
   deleter_ = std::make_unique<CheckpointDeleter>(checkpoints_.get());
   bulk_ = std::make_unique<BulkPlaneService>(checkpoints_.get(), host_.get(), &checkpoint_metrics_,
                                              &clock_);
-  loop_ = std::make_unique<Loop>(std::move(state), records_.get(), &clock_, &executor_, on_fatal_,
-                                 options_.loop);
+  loop_ = std::make_unique<Loop>(
+      std::move(state),
+      [records = records_.get()](const std::vector<RecordWrite>& writes) {
+        return records->Commit(writes);
+      },
+      &clock_, &executor_, on_fatal_, options_.loop);
   host_->SetLoop(loop_.get());
   hub_ = std::make_unique<WatchHub>();
   samples_ = std::make_unique<SampleStreams>([loop = loop_.get()](uint64_t call) {

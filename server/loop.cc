@@ -17,9 +17,9 @@ bool IsRequest(const Event& event) {
 
 }  // namespace
 
-Loop::Loop(State state, RecordStore* store, const Clock* clock, EffectExecutor* executor,
+Loop::Loop(State state, Commit commit, const Clock* clock, EffectExecutor* executor,
            std::function<void(absl::Status)> on_fatal, const LoopOptions& options)
-    : store_(store),
+    : commit_(std::move(commit)),
       clock_(clock),
       executor_(executor),
       on_fatal_(std::move(on_fatal)),
@@ -148,7 +148,7 @@ void Loop::FailRequests(const absl::Status& status) {
 void Loop::CommitBatch() {
   if (!writes_.empty()) {
     const int64_t begin_ms = clock_->MonotonicMs();
-    const absl::Status status = store_->Commit(writes_);
+    const absl::Status status = commit_(writes_);
     executor_->Committed(status.code(), static_cast<int64_t>(writes_.size()),
                          static_cast<double>(clock_->MonotonicMs() - begin_ms) / 1000.0);
     if (!status.ok()) {

@@ -56,8 +56,11 @@ struct LoopOptions {
 
 class Loop {
  public:
+  // Makes records durable, all or none; errors as RecordStore::Commit.
+  using Commit = std::function<absl::Status(const std::vector<RecordWrite>&)>;
+
   // Nothing is owned; all must outlive the object.
-  Loop(State state, RecordStore* store, const Clock* clock, EffectExecutor* executor,
+  Loop(State state, Commit commit, const Clock* clock, EffectExecutor* executor,
        std::function<void(absl::Status)> on_fatal, const LoopOptions& options = {});
   ~Loop();
 
@@ -87,7 +90,7 @@ class Loop {
   bool HasRoom() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   Now ReadClock() const;
 
-  RecordStore* store_;
+  const Commit commit_;
   const Clock* clock_;
   EffectExecutor* executor_;
   const std::function<void(absl::Status)> on_fatal_;

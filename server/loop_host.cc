@@ -21,7 +21,8 @@ absl::Status LoopHost::CommitManifest(const worker::v1::Manifest& manifest) {
     result = reply.status;
     answered.Notify();
   });
-  if (absl::Status status = loop_->PostWhenRoom(server::CommitManifest{call, manifest}); !status.ok()) {
+  if (absl::Status status = loop_->PostWhenRoom(server::CommitManifest{call, manifest});
+      !status.ok()) {
     calls_->Answer(Reply{call, status, {}, false});
   }
   answered.WaitForNotification();

@@ -11,19 +11,13 @@
 #include "server/api/finish.h"
 #include "server/api/histories.h"
 #include "server/api/resource_names.h"
+#include "server/checkpoints/shard_rules.h"
 #include "server/errors.h"
 #include "server/state/records.h"
 #include "server/state/time_util.h"
 
 namespace diffmoe::server {
 namespace {
-
-int64_t DtypeBytes(const std::string& dtype) {
-  if (dtype == "F64" || dtype == "I64" || dtype == "U64") return 8;
-  if (dtype == "F32" || dtype == "I32" || dtype == "U32") return 4;
-  if (dtype == "F16" || dtype == "BF16" || dtype == "I16") return 2;
-  return 1;
-}
 
 void FillThresholds(const worker::v1::CheckpointSummary& summary, v1::Checkpoint* checkpoint) {
   const int experts = summary.experts();

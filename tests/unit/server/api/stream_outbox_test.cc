@@ -1,0 +1,94 @@
+#include "server/api/stream_outbox.h"
+
+#include <gtest/gtest.h>
+
+#include "diffmoe/v1/training_job.pb.h"
+
+namespace diffmoe::server {
+namespace {
+
+using Outbox = StreamOutbox<v1::Job>;
+
+v1::Job Named(const std::string& id) {
+  v1::Job job;
+  job.set_id(id);
+  return job;
+}
+
+TEST(StreamOutboxTest, OneWriteAtATimeInOrder) {
+  Outbox outbox({});
+  OutboxAction action;
+  ASSERT_TRUE(outbox.Push(Named("a"), &action));
+  EXPECT_EQ(action, OutboxAction::kWrite);
+  EXPECT_EQ(outbox.in_flight().id(), "a");
+  ASSERT_TRUE(outbox.Push(Named("b"), &action));
+  EXPECT_EQ(action, OutboxAction::kNone);
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kWrite);
+  EXPECT_EQ(outbox.in_flight().id(), "b");
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kNone);
+}
+
+TEST(StreamOutboxTest, EndWaitsForTheQueue) {
+  Outbox outbox({});
+  OutboxAction action;
+  ASSERT_TRUE(outbox.Push(Named("a"), &action));
+  ASSERT_TRUE(outbox.Push(Named("b"), &action));
+  EXPECT_EQ(outbox.End(grpc::Status::OK, false), OutboxAction::kNone);
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kWrite);
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kFinish);
+  EXPECT_TRUE(outbox.end_status().ok());
+  EXPECT_EQ(outbox.End(grpc::Status::CANCELLED, true), OutboxAction::kNone) << "once";
+}
+
+TEST(StreamOutboxTest, DroppingEndWaitsForTheWriteInFlightOnly) {
+  Outbox outbox({});
+  OutboxAction action;
+  ASSERT_TRUE(outbox.Push(Named("a"), &action));
+  ASSERT_TRUE(outbox.Push(Named("b"), &action));
+  EXPECT_EQ(outbox.End(grpc::Status::CANCELLED, true), OutboxAction::kNone);
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kFinish);
+  ASSERT_TRUE(outbox.Push(Named("c"), &action));
+  EXPECT_EQ(action, OutboxAction::kNone);
+}
+
+TEST(StreamOutboxTest, FailedWriteEndsTheStream) {
+  Outbox outbox({});
+  OutboxAction action;
+  ASSERT_TRUE(outbox.Push(Named("a"), &action));
+  ASSERT_TRUE(outbox.Push(Named("b"), &action));
+  EXPECT_EQ(outbox.WriteDone(false), OutboxAction::kFinish);
+}
+
+TEST(StreamOutboxTest, ReplaceKeepsTheNewestOnly) {
+  Outbox outbox({});
+  EXPECT_EQ(outbox.Replace(Named("a")), OutboxAction::kWrite);
+  EXPECT_EQ(outbox.Replace(Named("b")), OutboxAction::kNone);
+  EXPECT_EQ(outbox.Replace(Named("c")), OutboxAction::kNone);
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kWrite);
+  EXPECT_EQ(outbox.in_flight().id(), "c");
+}
+
+TEST(StreamOutboxTest, PushOrReplaceLastDropsOutdatedOnes) {
+  Outbox outbox({});
+  OutboxAction action;
+  const auto outdated = [](const v1::Job& last) { return last.id() == "old"; };
+  ASSERT_TRUE(outbox.Push(Named("a"), &action));
+  ASSERT_TRUE(outbox.PushOrReplaceLast(Named("old"), outdated, &action));
+  ASSERT_TRUE(outbox.PushOrReplaceLast(Named("new"), outdated, &action));
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kWrite);
+  EXPECT_EQ(outbox.in_flight().id(), "new");
+}
+
+TEST(StreamOutboxTest, Bounds) {
+  Outbox few({.max_messages = 1, .max_bytes = 1000});
+  OutboxAction action;
+  EXPECT_TRUE(few.Push(Named("in flight"), &action));
+  EXPECT_TRUE(few.Push(Named("waits"), &action));
+  EXPECT_FALSE(few.Push(Named("too many"), &action));
+  Outbox small({.max_messages = 100, .max_bytes = 50});
+  EXPECT_FALSE(small.Push(Named(std::string(60, 'x')), &action));
+  EXPECT_TRUE(small.Push(Named("a"), &action));
+}
+
+}  // namespace
+}  // namespace diffmoe::server
