@@ -1,7 +1,8 @@
-// BulkPlane for the ranks of this worker: every call goes to the coordinator unchanged, and so do its
-// answers, errors and their details. One message of a call is in the proxy at a time, so that a slow
-// side holds back the other one. Deadlines and cancellation travel along. While the coordinator can't
-// be reached, or cuts a call off, the call gets UNAVAILABLE; a lost session alone disturbs no call.
+// BulkPlane for the ranks of this worker: every call goes to the coordinator unchanged, and so do
+// its answers, errors and their details. One message of a call is in the proxy at a time, so that a
+// slow side holds back the other one. Deadlines and cancellation travel along. While the
+// coordinator can't be reached, or cuts a call off, the call gets UNAVAILABLE; a lost session alone
+// disturbs no call.
 //
 // Thread-safe; one thread per call.
 #pragma once
