@@ -7,6 +7,7 @@
 namespace diffmoe::server {
 namespace {
 
+constexpr int64_t kGaugeIntervalMs = 100;
 constexpr int64_t kStoreSizeIntervalMs = 5000;
 constexpr int64_t kKeepSeriesMs = 240'000;  // of an ended job
 
@@ -56,6 +57,7 @@ worker::v1::GroupId Group(const std::string& id, int64_t epoch) {
 struct Executor {
   const ExecutorParts& parts;
   std::map<std::string, int64_t>& ended;
+  std::map<uint64_t, SampleStepMark>& sample_steps;
 
   // Committed by the loop, never executed.
   void operator()(WriteRecord&) {}
@@ -80,9 +82,14 @@ struct Executor {
   void operator()(DeleteCheckpoint& checkpoint) { parts.deleter->Add(std::move(checkpoint)); }
   void operator()(SampleEvent& event) {
     if (event.response.has_image()) parts.sample_metrics->CountImage();
+    if (event.response.has_started()) MarkStep(event.call, 0);
+    if (event.response.has_progress()) MarkStep(event.call, event.response.progress().step());
     parts.samples->Push(event.call, std::move(event.response));
   }
-  void operator()(SampleEnd& end) { parts.samples->End(end.call, end.status); }
+  void operator()(SampleEnd& end) {
+    sample_steps.erase(end.call);
+    parts.samples->End(end.call, end.status);
+  }
   void operator()(JobLogged& logged) {
     Log(logged.warning ? Severity::kWarning : Severity::kInfo, "jobs", logged.message,
         {{"job", logged.job_id}, {"epoch", logged.epoch}});
@@ -101,11 +108,24 @@ struct Executor {
     parts.sample_metrics->Ended(OutcomeOf(sample.outcome),
                                 static_cast<double>(sample.latency_ms) / 1000.0);
   }
+
+  // Measures the denoise steps since the call's last word.
+  void MarkStep(uint64_t call, int step) {
+    const int64_t now_ms = parts.clock->MonotonicMs();
+    const auto [mark, first] = sample_steps.try_emplace(call, SampleStepMark{step, now_ms});
+    if (!first && step > mark->second.step) {
+      parts.sample_metrics->ObserveStep(static_cast<double>(now_ms - mark->second.time_ms) /
+                                        1000.0 / (step - mark->second.step));
+    }
+    mark->second = {step, now_ms};
+  }
 };
 
 }  // namespace
 
-void LoopEffectExecutor::Execute(Effect effect) { std::visit(Executor{parts_, ended_}, effect); }
+void LoopEffectExecutor::Execute(Effect effect) {
+  std::visit(Executor{parts_, ended_, sample_steps_}, effect);
+}
 
 void LoopEffectExecutor::Committed(absl::StatusCode code, int64_t records, double seconds) {
   parts_.store_metrics->Commit(code, records, seconds);
@@ -123,6 +143,9 @@ void LoopEffectExecutor::ForgetEndedJobs(const State& state, int64_t now_ms) {
 }
 
 void LoopEffectExecutor::BatchDone(const State& state) {
+  const int64_t now_ms = parts_.clock->MonotonicMs();
+  if (now_ms < next_gauges_ms_) return;  // the loop comes by at least once a second
+  next_gauges_ms_ = now_ms + kGaugeIntervalMs;
   std::map<int, int64_t> jobs;
   for (int value = v1::QUEUED; value <= v1::CANCELLED; ++value) jobs[value] = 0;
   for (const auto& [id, job] : state.jobs) ++jobs[job.job().state()];
@@ -140,7 +163,6 @@ void LoopEffectExecutor::BatchDone(const State& state) {
   parts_.sample_metrics->SetQueued(static_cast<int64_t>(state.sample_queue.size()));
   parts_.sample_metrics->SetRunning(
       static_cast<int64_t>(state.samples.size() - state.sample_queue.size()));
-  const int64_t now_ms = parts_.clock->MonotonicMs();
   ForgetEndedJobs(state, now_ms);
   if (now_ms >= next_store_size_ms_) {
     next_store_size_ms_ = now_ms + kStoreSizeIntervalMs;

@@ -2,6 +2,7 @@
 // Loop thread only.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 
@@ -38,6 +39,12 @@ struct ExecutorParts {
   metrics::CheckpointMetrics* checkpoint_metrics = nullptr;
 };
 
+// How far a sampling call was when it last said so.
+struct SampleStepMark {
+  int step = 0;
+  int64_t time_ms = 0;  // monotonic
+};
+
 class LoopEffectExecutor final : public EffectExecutor {
  public:
   // Call it before the loop starts.
@@ -51,7 +58,9 @@ class LoopEffectExecutor final : public EffectExecutor {
   void ForgetEndedJobs(const State& state, int64_t now_ms);
 
   ExecutorParts parts_;
-  std::map<std::string, int64_t> ended_;  // jobs whose series go away, and when
+  std::map<std::string, int64_t> ended_;             // jobs whose series go away, and when
+  std::map<uint64_t, SampleStepMark> sample_steps_;  // by call, until it ends
+  int64_t next_gauges_ms_ = 0;
   int64_t next_store_size_ms_ = 0;
 };
 

@@ -46,7 +46,8 @@ void AddUpCommand(CLI::App* app, Context* context) {
       ->capture_default_str();
   command
       ->add_option("--metrics-listen", options->metrics_listen,
-                   "Address of the coordinator's /metrics; port 0 takes a free one")
+                   "Address of the coordinator's /metrics; the worker's is one port higher; port 0 "
+                   "takes free ones")
       ->type_name("HOST:PORT")
       ->capture_default_str();
   command->callback([context, options] {

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "client/output/text.h"
 #include "core/base/atomic_file.h"
@@ -30,6 +31,17 @@ std::string TextOf(const nlohmann::json& info, const char* key) {
   return info.is_object() && info.contains(key) && info[key].is_string()
              ? CleanText(info[key].get<std::string>())
              : "";
+}
+
+// "HOST:PORT+1"; port 0 stays 0, any free one.
+std::string NextPort(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  int port = 0;
+  if (colon == std::string::npos || !absl::SimpleAtoi(address.substr(colon + 1), &port)) {
+    return "127.0.0.1:0";
+  }
+  const bool has_next = port > 0 && port < 65535;
+  return absl::StrCat(address.substr(0, colon), ":", has_next ? port + 1 : 0);
 }
 
 absl::Status MakeDirectory(const std::string& path) {
@@ -81,7 +93,7 @@ std::vector<std::string> LocalCluster::CommandOf(const Service& service) const {
             "--slots",
             absl::StrCat(options_.slots),
             "--metrics-listen",
-            "127.0.0.1:0"};
+            NextPort(options_.metrics_listen)};
   }
   // A restarted coordinator keeps the ports that it had, so that clients find it again.
   const std::string listen = TextOf(service.ready_info, "grpc_address");

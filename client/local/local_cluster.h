@@ -21,6 +21,7 @@ struct LocalClusterOptions {
   std::string data_dir;     // holds coordinator/, worker/ and logs/
   std::string program_dir;  // holds diffmoe-coordinator and diffmoe-worker
   std::string listen = "127.0.0.1:7070";
+  // Of the coordinator; the worker's is one port higher, or any free one for port 0.
   std::string metrics_listen = "127.0.0.1:7071";
   int slots = 1;
   std::string hint_flags;  // of the commands that are suggested, for example "--data-dir DIR "

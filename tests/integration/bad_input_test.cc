@@ -17,7 +17,6 @@ namespace diffmoe::test {
 namespace {
 
 using ::testing::AllOf;
-using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
 constexpr absl::Duration kLimit = absl::Seconds(30);
@@ -64,10 +63,10 @@ TEST_F(BadInputTest, FiveFaultsAreFiveReportsWithTheirLines) {
   WriteFile(dir_.Sub("job.yaml"),
             "name: Bad Name\n"  // 1
             "model:\n"
-            "  image_size: 32\n"
+            "  image_size: 32\n"  // 3: not a multiple of 5
             "  channels: 1\n"
-            "  patch_size: 5\n"  // 5: 32 is not a multiple
-            "  widht: 64\n"      // 6: unknown key
+            "  patch_size: 5\n"
+            "  widht: 64\n"  // 6: unknown key
             "  width: 64\n"
             "  depth: 2\n"
             "  heads: 2\n"
@@ -80,7 +79,7 @@ TEST_F(BadInputTest, FiveFaultsAreFiveReportsWithTheirLines) {
             "  global_batch: 16\n");
   const std::string said = Fails({"submit", dir_.Sub("job.yaml")}, 3);
   EXPECT_THAT(said, HasSubstr("5 faults"));
-  for (const int line : {1, 5, 6, 12, 15}) {
+  for (const int line : {1, 3, 6, 12, 15}) {
     EXPECT_THAT(said, HasSubstr("job.yaml:" + std::to_string(line) + ":"));
   }
   EXPECT_THAT(said, AllOf(HasSubstr("widht"), HasSubstr("width")));
@@ -243,7 +242,7 @@ TEST(CoordinatorStartTest, PortInUse) {
 }
 
 TEST(CoordinatorStartTest, BadFlag) {
-  EXPECT_THAT(CoordinatorFails({"--data-dri", "x"}, 2), HasSubstr("data-dri"));
+  EXPECT_THAT(CoordinatorFails({"--data-dir", "x", "--lsiten", "y"}, 2), HasSubstr("--lsiten"));
 }
 
 TEST(WorkerStartTest, RetriesUntilTheCoordinatorIsThere) {
@@ -253,7 +252,7 @@ TEST(WorkerStartTest, RetriesUntilTheCoordinatorIsThere) {
   // It says whom it can't reach, and that it goes on.
   ASSERT_TRUE(cluster.worker()->WaitForText("coordinator.json", absl::Seconds(20)))
       << cluster.worker()->Err();
-  EXPECT_THAT(cluster.worker()->Err(), ContainsRegex("[Rr]etry|again"));
+  EXPECT_THAT(cluster.worker()->Err(), HasSubstr("next_attempt_in="));
   EXPECT_TRUE(cluster.worker()->Running());
   status = cluster.StartCoordinator();
   ASSERT_TRUE(status.ok()) << status;

@@ -96,6 +96,13 @@ TEST_F(UpTest, StartsBothSaysWhereTheyAreAndStopsThemInOrder) {
   EXPECT_NE(kill(worker, 0), 0);
 }
 
+TEST_F(UpTest, WorkerServesItsMetricsOnePortHigher) {
+  StartUp({"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:7171"});
+  ASSERT_TRUE(up_->WaitForText("Ctrl-C stops both", kLimit)) << up_->Err();
+  EXPECT_TRUE(absl::StrContains(Starts("coordinator"), "--metrics-listen 127.0.0.1:7171 "));
+  EXPECT_TRUE(absl::StrContains(Starts("worker"), "--metrics-listen 127.0.0.1:7172 "));
+}
+
 TEST_F(UpTest, PassesOnWhyAChildCannotStart) {
   for (const auto& [daemon, other] :
        {std::pair{"coordinator", "worker"}, {"worker", "coordinator"}}) {
