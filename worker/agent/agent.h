@@ -15,6 +15,8 @@ struct AgentOptions {
   std::string coordinator;                // HOST:PORT, or file:PATH of a coordinator.json
   std::vector<std::string> slot_devices;  // one per slot: "cpu" or "cuda:N"
   std::string metrics_listen = "127.0.0.1:0";
+  // Address of this host on which its ranks listen for ranks of other hosts.
+  std::string rank_address = "127.0.0.1";
   std::string rank_binary;
   absl::Duration stop_grace = absl::Seconds(5);   // of the ranks, when the worker is told to end
   absl::Duration keep_series = absl::Minutes(5);  // of a job after its end

@@ -74,6 +74,10 @@ int main(int argc, char** argv) {
       ->excludes(slots_option);
   app.add_option("--metrics-listen", options.metrics_listen, "HOST:PORT of /metrics; port 0: any")
       ->capture_default_str();
+  app.add_option(
+         "--rank-address", options.rank_address,
+         "Address of this host for ranks of other hosts; the default reaches this host only")
+      ->capture_default_str();
   app.add_option("--rank-binary", options.rank_binary, "Program that runs a rank")
       ->capture_default_str();
   try {

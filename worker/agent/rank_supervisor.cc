@@ -32,10 +32,11 @@ std::string Describe(const pb::StartRank& start) {
 }  // namespace
 
 RankSupervisor::RankSupervisor(std::string rank_binary, std::vector<std::string> slot_devices,
-                               const WorkerDirectory* directory, const Clock* clock,
-                               RankEvents* events)
+                               std::string rank_address, const WorkerDirectory* directory,
+                               const Clock* clock, RankEvents* events)
     : rank_binary_(std::move(rank_binary)),
       slot_devices_(std::move(slot_devices)),
+      rank_address_(std::move(rank_address)),
       directory_(directory),
       clock_(clock),
       events_(events) {}
@@ -91,6 +92,7 @@ void RankSupervisor::Start(const pb::StartRank& start) {
   Rank& rank = ranks_[key];
   rank.start = start;
   rank.start.set_device(slot_devices_[static_cast<size_t>(start.slot())]);
+  rank.start.set_rank_address(rank_address_);
   rank.pid = *pid;
   rank.log_path = log_path;
   rank.terminate_at_ms = kNever;

@@ -47,7 +47,8 @@ class RankSupervisor {
  public:
   // All pointers outlive the supervisor.
   RankSupervisor(std::string rank_binary, std::vector<std::string> slot_devices,
-                 const WorkerDirectory* directory, const Clock* clock, RankEvents* events);
+                 std::string rank_address, const WorkerDirectory* directory, const Clock* clock,
+                 RankEvents* events);
 
   // Failures come as RankExited with EXIT_CAUSE_SPAWN. A rank that runs already is announced again.
   void Start(const worker::v1::StartRank& start);
@@ -121,6 +122,7 @@ class RankSupervisor {
 
   const std::string rank_binary_;
   const std::vector<std::string> slot_devices_;
+  const std::string rank_address_;
   const WorkerDirectory* const directory_;
   const Clock* const clock_;
   RankEvents* const events_;

@@ -31,6 +31,7 @@ struct RankAssignment {
   int rank = 0;
   int world_size = 1;
   RankRole role = RankRole::kTrain;
+  std::string rank_address;  // where this rank listens for its peers
   std::string device;        // "cpu" or "cuda:0"
   TrainingConfig config;     // training only
   std::string restore_job;   // set when restore_step > 0

@@ -88,6 +88,7 @@ RankAssignment ToAssignment(const pb::StartRank& start) {
   assignment.world_size = start.world_size();
   assignment.role = start.role() == pb::ROLE_SAMPLE ? RankRole::kSample : RankRole::kTrain;
   assignment.device = start.device();
+  assignment.rank_address = start.rank_address();
   if (start.has_spec()) assignment.config = ToTrainingConfig(start.spec());
   assignment.restore_job = start.restore_job();
   assignment.restore_step = start.restore_step();

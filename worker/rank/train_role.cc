@@ -30,7 +30,7 @@ std::unique_ptr<Collectives> JoinGroup(RankLink& link, const TrainingConfig& con
   if (assignment.world_size == 1) return MakeLocalCollectives();
   const std::chrono::milliseconds budget(static_cast<int64_t>(config.step_budget_seconds * 1000));
   return MakeGlooCollectives(MakeControlStore(link, budget), assignment.rank, assignment.world_size,
-                             budget);
+                             budget, assignment.rank_address);
 }
 
 // State that isn't a tensor, as "elapsed_seconds thresholds_initialized".
