@@ -86,7 +86,7 @@ class CoordinatorImpl final : public Coordinator {
 
   absl::Status Open();
   const std::string& grpc_address() const override { return grpc_address_; }
-  const std::string& metrics_address() const override { return metrics_server_->address(); }
+  const std::string& metrics_address() const override { return metrics_address_; }
   void Stop() override;
 
  private:
@@ -127,7 +127,7 @@ class CoordinatorImpl final : public Coordinator {
   std::unique_ptr<SamplingService> sampling_service_;
   std::unique_ptr<ClusterService> cluster_service_;
   std::unique_ptr<grpc::Server> server_;
-  std::string host_name_, grpc_address_;
+  std::string host_name_, grpc_address_, metrics_address_;
   bool stopped_ = false;
 };
 
@@ -137,18 +137,20 @@ absl::Status CoordinatorImpl::Open() {
   ASSIGN_OR_RETURN(chunks_, ChunkStore::Open(options_.data_dir + "/chunks"));
   ASSIGN_OR_RETURN(Loaded loaded, LoadRecords(*records_, options_.state));
   ASSIGN_OR_RETURN(host_name_, HostOf(options_.listen));
-  ASSIGN_OR_RETURN(metrics_server_,
-                   metrics::MetricsServer::Start(options_.metrics_listen, registry_));
+  if (!options_.metrics_listen.empty()) {
+    ASSIGN_OR_RETURN(metrics_server_,
+                     metrics::MetricsServer::Start(options_.metrics_listen, registry_));
+    metrics_address_ = metrics_server_->address();
+  }
   ShowLastCheckpoints(loaded.manifests, loaded.state);
   BuildParts(std::move(loaded.state));
   RETURN_IF_ERROR(Reconcile(loaded.manifests));
   loop_->Start();
   RETURN_IF_ERROR(Serve());
   RETURN_IF_ERROR(WriteAddressFile());
-  LogInfo("coordinator", "ready",
-          {{"grpc", grpc_address_},
-           {"metrics", metrics_server_->address()},
-           {"data_dir", options_.data_dir}});
+  LogInfo(
+      "coordinator", "ready",
+      {{"grpc", grpc_address_}, {"metrics", metrics_address_}, {"data_dir", options_.data_dir}});
   return absl::OkStatus();
 }
 
@@ -179,7 +181,7 @@ void CoordinatorImpl::BuildParts(State state) {
     return (uint64_t{device()} << 32) | device();
   });
   cluster_service_ = std::make_unique<ClusterService>(
-      loop_.get(), CoordinatorInfo{options_.data_dir, metrics_server_->address()});
+      loop_.get(), CoordinatorInfo{options_.data_dir, metrics_address_});
   executor_.SetParts({.clock = &clock_,
                       .records = records_.get(),
                       .chunks = chunks_.get(),
@@ -251,9 +253,8 @@ absl::Status CoordinatorImpl::Serve() {
 }
 
 absl::Status CoordinatorImpl::WriteAddressFile() const {
-  const nlohmann::json info = {{"grpc_address", grpc_address_},
-                               {"metrics_address", metrics_server_->address()},
-                               {"pid", getpid()}};
+  const nlohmann::json info = {
+      {"grpc_address", grpc_address_}, {"metrics_address", metrics_address_}, {"pid", getpid()}};
   return WriteFileAtomically(options_.data_dir + "/coordinator.json", info.dump(2) + "\n");
 }
 

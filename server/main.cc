@@ -83,7 +83,8 @@ int main(int argc, char** argv) {
   app.add_option("--listen", options.listen,
                  "HOST:PORT of the gRPC server; port 0 takes a free one")
       ->capture_default_str();
-  app.add_option("--metrics-listen", options.metrics_listen, "HOST:PORT of GET /metrics")
+  app.add_option("--metrics-listen", options.metrics_listen,
+                 "HOST:PORT of GET /metrics; empty: none")
       ->capture_default_str();
   app.add_flag("--accept-data-loss", options.accept_data_loss,
                "Open a damaged record store and keep what is left of it");

@@ -39,7 +39,9 @@ class JobWatcher final : public grpc::ServerWriteReactor<v1::Job>,
 
   WatchHub* hub_;
   StreamOutbox<v1::Job> outbox_;
-  std::string job_id_;  // set by the hub under its lock
+  // Both belong to the hub, under its lock.
+  std::string job_id_;
+  bool gone_ = false;  // the stream ended, perhaps before it was subscribed
   std::shared_ptr<JobWatcher> self_;
 };
 
@@ -57,6 +59,7 @@ void WatchHub::Subscribe(const std::shared_ptr<JobWatcher>& watcher, const v1::J
   absl::Status refused;
   {
     absl::MutexLock lock(&mutex_);
+    if (watcher->gone_) return;
     refused = closed_;
     if (refused.ok() && count_ >= max_watchers_) {
       refused =
@@ -105,6 +108,7 @@ void WatchHub::CloseAll(const absl::Status& status) {
 
 void WatchHub::Remove(const std::shared_ptr<JobWatcher>& watcher) {
   absl::MutexLock lock(&mutex_);
+  watcher->gone_ = true;
   const auto it = watchers_.find(watcher->job_id_);
   if (it == watchers_.end() || it->second.erase(watcher) == 0) return;
   --count_;

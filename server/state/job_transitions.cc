@@ -53,17 +53,26 @@ std::string SpecDeviceKind(const v1::TrainingSpec& spec) {
 }
 
 std::vector<CandidateSlot> UsableSlots(const State& state) {
+  const std::set<std::pair<std::string, int>> reserved = ReservedSlots(state);
   std::vector<CandidateSlot> slots;
   for (const auto& [id, worker] : state.workers) {
     if (!worker.Usable()) continue;
     for (size_t i = 0; i < worker.slots.size(); ++i) {
       const SlotEntry& slot = worker.slots[i];
       const int index = static_cast<int>(i);
-      const bool free = !slot.user.has_value() && !IsReserved(state, id, index);
+      const bool free = !slot.user.has_value() && !reserved.contains({id, index});
       slots.push_back({id, index, slot.device, free});
     }
   }
   return slots;
+}
+
+void TakeSlots(const std::vector<PlacedRank>& ranks, std::vector<CandidateSlot>* slots) {
+  for (CandidateSlot& slot : *slots) {
+    for (const PlacedRank& rank : ranks) {
+      if (rank.worker_id == slot.worker_id && rank.slot == slot.slot) slot.free = false;
+    }
+  }
 }
 
 void SetReason(Transition& t, JobEntry& job, const std::string& reason) {
@@ -73,9 +82,9 @@ void SetReason(Transition& t, JobEntry& job, const std::string& reason) {
 }
 
 // True when the job was placed.
-bool TryPlace(Transition& t, JobEntry& job, const std::string& kind, bool* fits_some_day) {
-  const PlacementResult result =
-      PlaceGang(job.job().spec().parallel().ranks(), kind, UsableSlots(t.state));
+bool TryPlace(Transition& t, JobEntry& job, const std::string& kind,
+              std::vector<CandidateSlot>* slots, bool* fits_some_day) {
+  const PlacementResult result = PlaceGang(job.job().spec().parallel().ranks(), kind, *slots);
   *fits_some_day = result.ever;
   if (result.ranks.empty()) {
     const bool yielding = YieldSamplers(t, kind, result.missing);
@@ -90,6 +99,7 @@ bool TryPlace(Transition& t, JobEntry& job, const std::string& kind, bool* fits_
     placement.set_worker_id(result.ranks[rank].worker_id);
     placement.set_slot(result.ranks[rank].slot);
   }
+  TakeSlots(result.ranks, slots);
   StartAttempt(t, job, placements);
   return true;
 }
@@ -190,6 +200,8 @@ void ScheduleJobs(Transition& t) {
     const JobEntry& job = t.state.jobs.at(id);
     if (job.job().state() == v1::QUEUED) queued[job.record.sequence_number()] = id;
   }
+  if (queued.empty()) return;
+  std::vector<CandidateSlot> slots = UsableSlots(t.state);
   std::map<std::string, std::string> blocked_by;  // device kind -> the job that waits for it
   for (const auto& [number, id] : queued) {
     JobEntry& job = t.state.jobs.at(id);
@@ -202,7 +214,7 @@ void ScheduleJobs(Transition& t) {
     }
     bool fits_some_day = false;
     // A job that is larger than the cluster holds nobody up.
-    if (!TryPlace(t, job, kind, &fits_some_day) && fits_some_day) blocked_by[kind] = id;
+    if (!TryPlace(t, job, kind, &slots, &fits_some_day) && fits_some_day) blocked_by[kind] = id;
   }
 }
 

@@ -16,13 +16,14 @@ struct FreeSlotPlace {
 
 // A free slot, of the wanted kind when there is one.
 std::optional<FreeSlotPlace> FindFreeSlot(const State& state, const std::string& wanted_kind) {
+  const std::set<std::pair<std::string, int>> reserved = ReservedSlots(state);
   std::optional<FreeSlotPlace> other;
   for (const auto& [id, worker] : state.workers) {
     if (!worker.Usable()) continue;
     for (size_t i = 0; i < worker.slots.size(); ++i) {
       const SlotEntry& slot = worker.slots[i];
       const int index = static_cast<int>(i);
-      if (slot.user || IsReserved(state, id, index)) continue;
+      if (slot.user || reserved.contains({id, index})) continue;
       if (DeviceKind(slot.device) == wanted_kind) return FreeSlotPlace{id, index, slot.device};
       if (!other) other = FreeSlotPlace{id, index, slot.device};
     }

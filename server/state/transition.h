@@ -72,8 +72,8 @@ WorkerEntry* Heard(Transition& t, uint64_t session);
 void Send(Transition& t, const std::string& worker_id, worker::v1::CoordinatorMessage message);
 void SendStopGroup(Transition& t, const std::string& worker_id, const std::string& group_id,
                    int64_t epoch, int64_t grace_ms, const std::string& reason);
-// A free slot may be kept for the next attempt of a job whose attempt is ending.
-bool IsReserved(const State& state, const std::string& worker_id, int slot);
+// Slots (worker, index) that are kept for the next attempts of jobs whose attempts are ending.
+std::set<std::pair<std::string, int>> ReservedSlots(const State& state);
 void FreeSlot(Transition& t, const std::string& worker_id, const SlotUser& user);
 
 // --- checkpoint_transitions.cc

@@ -246,15 +246,14 @@ void SendStopGroup(Transition& t, const std::string& worker_id, const std::strin
   Send(t, worker_id, std::move(message));
 }
 
-bool IsReserved(const State& state, const std::string& worker_id, int slot) {
+std::set<std::pair<std::string, int>> ReservedSlots(const State& state) {
+  std::set<std::pair<std::string, int>> reserved;
   for (const std::string& id : state.active) {
     const JobEntry& job = state.jobs.at(id);
     if (!job.attempt.ending || job.job().state() == v1::CANCELLING) continue;
-    for (const RankEntry& rank : job.attempt.ranks) {
-      if (rank.worker_id == worker_id && rank.slot == slot) return true;
-    }
+    for (const RankEntry& rank : job.attempt.ranks) reserved.emplace(rank.worker_id, rank.slot);
   }
-  return false;
+  return reserved;
 }
 
 void FreeSlot(Transition& t, const std::string& worker_id, const SlotUser& user) {

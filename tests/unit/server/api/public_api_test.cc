@@ -1,6 +1,7 @@
 // The public services over real gRPC.
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/generic/generic_stub.h>
 
+#include "absl/synchronization/notification.h"
 #include "diffmoe/v1/cluster.grpc.pb.h"
 #include "tests/support/http.h"
 #include "tests/support/wait.h"
@@ -204,18 +205,54 @@ TEST_F(PublicApiTest, ClusterShowsSlotsAndTheirUsers) {
 }
 
 TEST_F(PublicApiTest, MetricsCountRpcsAndJobs) {
+  options_.metrics_listen = "127.0.0.1:0";
   Start();
   v1::Job job;
   ASSERT_TRUE(Submit(GoodSpec(1), "", &job).ok());
   std::string text;
-  ASSERT_TRUE(test::WaitUntil(absl::Seconds(10), [&] {
+  const auto shows = [&text](const char* line) { return text.find(line) != std::string::npos; };
+  EXPECT_TRUE(test::WaitUntil(absl::Seconds(10), [&] {
     const auto got = test::HttpGet(coordinator_->metrics_address(), "/metrics");
     text = got.ok() ? got->body : "";
-    return text.find(
+    return shows(
                "diffmoe_rpc_requests_total{code=\"ok\",method=\"TrainingJobService/SubmitJob\"} "
-               "1") != std::string::npos;
+               "1") &&
+           shows("diffmoe_jobs{state=\"queued\"} 1");
   })) << text;
-  EXPECT_NE(text.find("diffmoe_jobs{state=\"queued\"} 1"), std::string::npos);
+}
+
+// Calls a method by name with serialised bytes; the answer's bytes.
+std::string RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+                    const std::string& request) {
+  grpc::GenericStub stub(channel);
+  grpc::ClientContext context;
+  grpc::Slice slice(request);
+  const grpc::ByteBuffer in(&slice, 1);
+  grpc::ByteBuffer out;
+  grpc::Status status;
+  absl::Notification done;
+  stub.UnaryCall(&context, method, {}, &in, &out, [&](grpc::Status result) {
+    status = std::move(result);
+    done.Notify();
+  });
+  done.WaitForNotification();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  std::vector<grpc::Slice> slices;
+  std::string bytes;
+  if (!out.Dump(&slices).ok()) return "";
+  for (const grpc::Slice& part : slices) bytes.append(part.begin(), part.end());
+  return bytes;
+}
+
+TEST_F(PublicApiTest, HealthAndReflectionAnswer) {
+  Start();
+  // HealthCheckResponse{status: SERVING}.
+  EXPECT_EQ(RawCall(channel_, "/grpc.health.v1.Health/Check", ""), "\x08\x01");
+  // ServerReflectionRequest{list_services: "*"}.
+  const std::string services = RawCall(
+      channel_, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "\x3a\x01*");
+  EXPECT_NE(services.find("diffmoe.v1.TrainingJobService"), std::string::npos);
+  EXPECT_NE(services.find("diffmoe.v1.SamplingService"), std::string::npos);
 }
 
 TEST_F(PublicApiTest, SecondCoordinatorOnTheSameDirectoryIsRefused) {
@@ -226,6 +263,7 @@ TEST_F(PublicApiTest, SecondCoordinatorOnTheSameDirectoryIsRefused) {
 }
 
 TEST_F(PublicApiTest, PortInUseIsRefused) {
+  options_.metrics_listen = "127.0.0.1:0";
   Start();
   CoordinatorOptions other = options_;
   other.data_dir = dir_.Sub("other");
