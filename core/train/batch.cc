@@ -2,10 +2,10 @@
 
 #include <ATen/ops/empty.h>
 
-#include <algorithm>
 #include <cmath>
 
 #include "core/base/philox.h"
+#include "core/data/image_dataset.h"
 
 namespace diffmoe {
 namespace {
@@ -14,13 +14,6 @@ float DrawTime(const TrainingConfig& config, uint64_t step, uint32_t sample) {
   const RandomStream stream(config.seed, RandomUse::kTime, step, sample);
   if (config.diffusion.time_sampling == TimeSampling::kUniform) return stream.Uniform();
   return 1.0f / (1.0f + std::exp(-stream.FirstNormal()));
-}
-
-void FlipRows(std::span<float> image, int64_t width) {
-  for (size_t row = 0; row < image.size(); row += static_cast<size_t>(width)) {
-    std::reverse(image.begin() + static_cast<int64_t>(row),
-                 image.begin() + static_cast<int64_t>(row) + width);
-  }
 }
 
 }  // namespace
@@ -44,7 +37,8 @@ Batch MakeBatch(const TrainingConfig& config, int64_t step, int rank, int world_
     const uint64_t major = static_cast<uint64_t>(step);
     if (config.data.flip &&
         RandomStream(config.seed, RandomUse::kFlip, major, sample).Uniform() < 0.5f) {
-      FlipRows(image, model.image_size);
+      FlipHorizontal(model.channels, model.image_size, model.image_size,
+                     absl::MakeSpan(image.data(), image.size()));
     }
     RandomStream(config.seed, RandomUse::kNoise, major, sample)
         .Normal({batch.noise.data_ptr<float>() + i * elements, static_cast<size_t>(elements)});
