@@ -20,14 +20,8 @@ FlowLoss RectifiedFlowLoss(const at::Tensor& output, const at::Tensor& target,
   return result;
 }
 
-at::Tensor EulerSample(at::Tensor x, int64_t steps, const Velocity& velocity,
-                       const std::function<bool(int64_t step, const at::Tensor& x)>& on_step) {
-  for (int64_t k = 0; k < steps; ++k) {
-    const double t = static_cast<double>(k) / static_cast<double>(steps);
-    x = x.add(velocity(x, t), 1.0 / static_cast<double>(steps));
-    if (on_step && !on_step(k + 1, x)) break;
-  }
-  return x;
+at::Tensor EulerStep(const at::Tensor& x, const at::Tensor& velocity, int64_t steps) {
+  return x.add(velocity, 1.0 / static_cast<double>(steps));
 }
 
 }  // namespace diffmoe

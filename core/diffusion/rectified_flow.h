@@ -5,7 +5,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <functional>
 
 namespace diffmoe {
 
@@ -23,12 +22,8 @@ struct FlowLoss {
 FlowLoss RectifiedFlowLoss(const at::Tensor& output, const at::Tensor& target,
                            double global_elements);
 
-// One guided prediction: velocity at x [B, C, H, W] and time t.
-using Velocity = std::function<at::Tensor(const at::Tensor& x, double t)>;
-
-// Euler steps from noise at t = 0 to data at t = 1. `on_step(k)` is called after step k = 1..steps
-// and stops early by returning false (then the result is incomplete).
-at::Tensor EulerSample(at::Tensor x, int64_t steps, const Velocity& velocity,
-                       const std::function<bool(int64_t step, const at::Tensor& x)>& on_step);
+// One of `steps` Euler steps from noise at t = 0 to data at t = 1; x and velocity have the same
+// shape.
+at::Tensor EulerStep(const at::Tensor& x, const at::Tensor& velocity, int64_t steps);
 
 }  // namespace diffmoe

@@ -12,6 +12,7 @@
 #include "core/base/log.h"
 #include "core/base/philox.h"
 #include "core/base/status_macros.h"
+#include "core/diffusion/rectified_flow.h"
 #include "worker/error_boundary.h"
 #include "worker/rank/state_reader.h"
 
@@ -121,7 +122,7 @@ absl::Status SampleEngine::Advance(Request& request) {
   for (size_t i = 0; i < request.images.size(); ++i) {
     const at::Tensor velocity = request.model->denoiser->GuidedVelocity(
         request.images[i], t, work.classes[i], work.guidance, &request.counts);
-    request.images[i] = request.images[i].add(velocity, 1.0 / work.steps);
+    request.images[i] = EulerStep(request.images[i], velocity, work.steps);
   }
   ++request.step;
   RETURN_IF_ERROR(
