@@ -35,7 +35,7 @@ std::vector<float> InitialValues(const ParameterInfo& info, uint64_t seed, uint6
 
 ParameterLayout::ParameterLayout(const ModelConfig& model, int rank, int world_size)
     : infos_(DescribeParameters(model)), rank_(rank), world_size_(world_size) {
-  if (model.family == Family::kDiffMoe) {
+  if (model.HasExperts()) {
     if (model.experts % world_size != 0) {
       throw std::invalid_argument("model.experts must be a multiple of the number of ranks");
     }

@@ -10,7 +10,10 @@
 
 namespace diffmoe {
 
-enum class Family { kDense, kDiffMoe };
+enum class Family { kDense, kTokenChoice, kExpertChoice, kDiffMoe };
+// Which tokens compete for an expert: those of one sample, of one rank, or of the global batch.
+enum class PoolScope { kSample, kRank, kGlobal };
+enum class Activation { kGelu, kSwiglu };
 
 struct ModelConfig {
   Family family = Family::kDiffMoe;
@@ -21,9 +24,14 @@ struct ModelConfig {
   int64_t depth = 6;
   int64_t heads = 6;
   double mlp_ratio = 4;
+  Activation activation = Activation::kGelu;  // of every feed-forward layer
   int64_t classes = 10;
   int64_t experts = 8;
-  double capacity = 1;
+  double expert_width_ratio = 1;  // hidden width of an expert over that of a dense block
+  int64_t shared_experts = 0;     // feed-forward layers that every token passes
+  double capacity = 1;            // diffmoe, expert_choice
+  int64_t top_k = 1;              // token_choice: experts per token
+  PoolScope pool = PoolScope::kGlobal;  // of the expert's choice; sample for expert_choice
   int64_t moe_every = 2;
   double time_scale = 1000;
   bool learn_sigma = false;  // twice the output channels; the second half is the variance of DDPM
@@ -33,9 +41,11 @@ struct ModelConfig {
     return (image_size / patch_size) * (image_size / patch_size);
   }
   int64_t hidden() const { return static_cast<int64_t>(mlp_ratio * static_cast<double>(width)); }
-  bool IsMoeBlock(int64_t block) const {
-    return family == Family::kDiffMoe && (block + 1) % moe_every == 0;
+  int64_t expert_hidden() const {
+    return static_cast<int64_t>(mlp_ratio * expert_width_ratio * static_cast<double>(width));
   }
+  bool HasExperts() const { return family != Family::kDense; }
+  bool IsMoeBlock(int64_t block) const { return HasExperts() && (block + 1) % moe_every == 0; }
 };
 
 enum class DataFormat { kIdx, kFolder };
@@ -50,9 +60,11 @@ struct DataConfig {
   int64_t max_bad_files = 10;
 };
 
+enum class ProcessKind { kRectifiedFlow, kDdpm };
 enum class TimeSampling { kUniform, kLogitNormal };
 
 struct DiffusionConfig {
+  ProcessKind process = ProcessKind::kRectifiedFlow;
   TimeSampling time_sampling = TimeSampling::kLogitNormal;
   double label_dropout = 0.1;
 };
@@ -70,6 +82,18 @@ struct OptimizerConfig {
 };
 
 enum class DeviceKind { kCpu, kCuda };
+enum class Precision { kFp32, kBf16 };
+
+enum class InferenceRule { kPerToken, kBatchTopK };
+enum class ThresholdInit { kQuantile, kZero };
+
+// Only to reproduce the published code; the defaults are ours.
+struct CompatibilityConfig {
+  InferenceRule inference_rule = InferenceRule::kPerToken;
+  ThresholdInit threshold_init = ThresholdInit::kQuantile;
+  bool sum_predictor_loss_over_layers = false;  // false: mean over layers
+  bool round_capacity_down = false;             // false: remainders go to the first experts
+};
 
 struct TrainingConfig {
   std::string name;
@@ -81,13 +105,19 @@ struct TrainingConfig {
   int64_t global_batch = 1;
   uint64_t seed = 0;
   int64_t unit_samples = 2;
+  int64_t accumulation = 1;   // microbatches per step; the pool is the microbatch
+  bool recompute = false;     // activations are computed again in the backward pass
+  bool deterministic = true;  // false: one unit per rank, sums in the order that is fastest
+  Precision precision = Precision::kFp32;
   std::optional<double> minutes;
   int64_t ranks = 1;
+  int64_t expert_parallel = 1;  // ranks over which the experts are split; divides ranks
   DeviceKind device = DeviceKind::kCpu;
   double step_budget_seconds = 60;
   int64_t max_restarts = 5;
   int64_t checkpoint_every_steps = 500;
   int64_t checkpoint_keep = 3;
+  CompatibilityConfig compatibility;
 };
 
 }  // namespace diffmoe
