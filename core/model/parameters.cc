@@ -33,22 +33,23 @@ std::vector<float> InitialValues(const ParameterInfo& info, uint64_t seed, uint6
 
 }  // namespace
 
-ParameterLayout::ParameterLayout(const ModelConfig& model, int rank, int world_size)
-    : infos_(DescribeParameters(model)), rank_(rank), world_size_(world_size) {
-  if (model.HasExperts()) {
-    if (model.experts % world_size != 0) {
-      throw std::invalid_argument("model.experts must be a multiple of the number of ranks");
-    }
-    expert_count_ = model.experts / world_size;
-    first_expert_ = rank * expert_count_;
-  }
+ParameterLayout::ParameterLayout(const ModelConfig& model, int rank, int world_size,
+                                 int64_t expert_parallel, bool local_rows)
+    : infos_(DescribeParameters(model)),
+      placement_(model.HasExperts() ? model.experts : 0, rank, world_size,
+                 expert_parallel > 0 ? expert_parallel : world_size, local_rows) {
+  const ExpertRange held = placement_.held(), owned = placement_.owned();
   for (const ParameterInfo& info : infos_) {
     const int64_t padded = RoundUp(info.elements(), kAlignment);
     if (info.kind != ParameterKind::kExpert) {
       dense_.push_back({&info, dense_elements_});
       dense_elements_ += padded;
-    } else if (info.expert >= first_expert_ && info.expert < first_expert_ + expert_count_) {
+    } else if (held.contains(info.expert)) {
       experts_.push_back({&info, expert_elements_});
+      if (owned.contains(info.expert)) {
+        owned_.push_back({experts_.back(), owned_elements_});
+        owned_elements_ += padded;
+      }
       expert_elements_ += padded;
     }
   }

@@ -1,5 +1,5 @@
 // The parameters that one rank holds, as views into two flat buffers: `dense` (everything
-// replicated) and `experts` (the experts that this rank owns). Flat buffers make the gradient sum,
+// replicated) and `experts` (the experts that this rank holds). Flat buffers make the gradient sum,
 // AdamW, the average and checkpoints single passes.
 //
 // Layout: parameters stand in canonical order, each padded to kAlignment elements, so an offset in
@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "core/model/expert_placement.h"
 #include "core/model/parameter_list.h"
 
 namespace diffmoe {
@@ -24,14 +25,23 @@ struct ParameterPlace {
   int64_t offset = 0;  // elements
 };
 
-// Where every parameter lies on one rank. Torch-free in substance; pure function of (model, rank,
-// world size).
+// A run of elements of the expert buffer whose optimiser state this rank keeps.
+struct OwnedRun {
+  ParameterPlace place;
+  int64_t state_offset = 0;  // in the buffers of owned optimiser state
+};
+
+// Where every parameter lies on one rank. Torch-free in substance; a pure function of the model and
+// the placement of its experts.
 class ParameterLayout {
  public:
   static constexpr int64_t kAlignment = 16;
   static constexpr int64_t kChunk = 4096;
 
-  ParameterLayout(const ModelConfig& model, int rank, int world_size);
+  // Experts are split over all ranks unless `expert_parallel` says over how many; `local_rows`: see
+  // ExpertPlacement.
+  ParameterLayout(const ModelConfig& model, int rank, int world_size, int64_t expert_parallel = 0,
+                  bool local_rows = false);
   ParameterLayout(const ParameterLayout&) = delete;
   ParameterLayout& operator=(const ParameterLayout&) = delete;
 
@@ -40,27 +50,28 @@ class ParameterLayout {
   const std::vector<ParameterPlace>& experts() const { return experts_; }
   int64_t dense_elements() const { return dense_elements_; }  // padded
   int64_t expert_elements() const { return expert_elements_; }
-  int64_t slice_elements() const { return dense_elements_ / world_size_; }
-  int64_t slice_begin() const { return rank_ * slice_elements(); }
-  // Experts [first, first + count) of every layer live here.
-  int64_t first_expert() const { return first_expert_; }
-  int64_t expert_count() const { return expert_count_; }
-  int rank() const { return rank_; }
-  int world_size() const { return world_size_; }
+  int64_t slice_elements() const { return dense_elements_ / world_size(); }
+  int64_t slice_begin() const { return rank() * slice_elements(); }
+  // The parameters of owned experts, in the order of `experts()`.
+  const std::vector<OwnedRun>& owned_experts() const { return owned_; }
+  int64_t owned_elements() const { return owned_elements_; }
+  const ExpertPlacement& placement() const { return placement_; }
+  int rank() const { return placement_.rank(); }
+  int world_size() const { return placement_.world_size(); }
 
  private:
   std::vector<ParameterInfo> infos_;
+  ExpertPlacement placement_;
   std::vector<ParameterPlace> dense_, experts_;
-  int64_t dense_elements_ = 0, expert_elements_ = 0;
-  int64_t first_expert_ = 0, expert_count_ = 0;
-  int rank_, world_size_;
+  std::vector<OwnedRun> owned_;
+  int64_t dense_elements_ = 0, expert_elements_ = 0, owned_elements_ = 0;
 };
 
 // Tensors over the layout. `dense` and `experts` are flat; `at(name)` is a view with the
 // parameter's shape.
 class Parameters {
  public:
-  // Allocates zeros of `dtype` (fp32, or fp64 in parity tests).
+  // Allocates zeros of `dtype`: fp32, fp64 in parity tests, bf16 for copies to compute with.
   Parameters(const ParameterLayout& layout, at::ScalarType dtype);
 
   const ParameterLayout& layout() const { return *layout_; }

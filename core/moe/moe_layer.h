@@ -1,62 +1,64 @@
-// The DiffMoE layer (arXiv 2503.14487) over the global token pool: every expert takes its K tokens
-// with the largest gate score from the tokens of all samples on all ranks, exactly. The one class
-// that sees other samples and other ranks.
+// One mixture-of-experts layer over the tokens of all ranks: DiffMoE (arXiv 2503.14487), expert
+// choice or token choice. The one class that sees other samples and other ranks.
 //
-// With T = tokens of the global batch, E experts, R ranks, each rank holding T/R tokens and E/R
-// experts:
-//   p = softmax(x Wr^T)                         [T/R, E] fp32 or wider
-//   scores go to the expert owners               all-to-all [T/R, E/R]
-//   owner: K best per expert, threshold quantile
-//   selection mask comes back                    all-to-all [T/R, E/R] bytes
-//   selected rows go to the owners, FFN, back    all-to-all of rows, exactly K per expert
-//   y[t] = sum over chosen e, ascending, of p[t, e] * FFN_e(x[t])
-// Backward is the same exchange the other way round.
+// With n tokens on each of R ranks and E experts:
+//   p = softmax(x Wr^T)                          [n, E]
+//   which experts take which tokens               by the family, see Select
+//   selected rows go to the experts, FFN, back    all-to-all of rows
+//   y[t] = sum over chosen e, ascending, of p[t, e] * FFN_e(x[t]), plus the shared expert
+// Backward is the same exchange the other way round. DiffMoE's choice is exact over the global
+// pool: scores go to the expert owners, each takes its K best, the mask comes back.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <memory>
-#include <stdexcept>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/model/parameters.h"
 #include "core/moe/experts.h"
+#include "core/moe/router.h"
 #include "core/moe/token_exchange.h"
 #include "core/parallel/collectives.h"
 
 namespace diffmoe {
 
-// A score that is not a number: names layer, rank and expert. Ends the step.
-class NonFiniteScoreError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
 struct MoeOptions {
-  double capacity = 1;  // C
   double threshold_decay = 0.95;
-  bool threshold_starts_at_zero =
-      false;  // published code: the first update starts from 0; otherwise tau = first quantile
+  ThresholdInit threshold_init = ThresholdInit::kQuantile;
+  InferenceRule inference_rule = InferenceRule::kPerToken;
+  bool round_capacity_down = false;
   double predictor_loss_weight = 1;  // factor on this layer's mean BCE in the loss
+  double balance_loss_weight = 1;    // factor on the auxiliary loss of token choice, kBalanceAlpha
 };
 
-// What the layer did in one training step, for this rank's tokens. Inference-rule figures use the
-// threshold before the update.
+// Weight of the load-balancing loss of token choice: alpha * sum over experts of E * f_e * P_e, f
+// the share of assignments and P the mean probability over the pool (arXiv 2101.03961).
+inline constexpr double kBalanceAlpha = 0.01;
+
+// What the layer did in one training forward, for this rank's tokens. Figures by the inference rule
+// use the threshold before the update.
 struct MoeStepStats {
-  std::vector<double> tokens_above_threshold;  // per expert
-  double tokens_without_expert = 0;            // by the inference rule
-  double agreeing_decisions =
-      0;  // (token, expert) pairs where the inference rule equals the selection
-  std::vector<double> unit_predictor_loss;  // per unit: sum of BCE over its tokens and experts / (T
-                                            // * E), unweighted
+  std::vector<double> tokens_per_expert;  // by the inference rule
+  double tokens_without_expert = 0;       // by the inference rule
+  // (token, expert) pairs where the inference rule equals the selection
+  double agreeing_decisions = 0;
+  // Per unit: its part of the mean BCE of the predictor, or of the balance loss; unweighted.
+  std::vector<double> unit_router_loss;
+  std::vector<double> unit_gate_entropy;  // per unit: sum over tokens, in nats
+  std::vector<int64_t> rows_to_rank;      // token rows sent to each rank
+  int64_t bytes_sent = 0, collectives = 0;
 };
 
 class MoeLayer {
  public:
+  // `compute` holds the weights of experts and shared expert in the precision of the network; the
+  // router uses `parameters`. Both must outlive the layer and may be the same object.
   MoeLayer(const ModelConfig& model, int64_t block, const Parameters& parameters,
-           const MoeOptions& options, Collectives& collectives);
+           const Parameters& compute, const MoeOptions& options, Collectives& collectives);
 
   // Kept from Forward to Backward.
   struct Saved;
@@ -65,52 +67,62 @@ class MoeLayer {
   };
   using SavedPtr = std::unique_ptr<Saved, SavedDeleter>;
 
-  // Training. x: [T/R, D], this rank's tokens, units of `unit_tokens` rows one after the other.
-  // Returns y: [T/R, D]. Updates the threshold unless `update_threshold` is false (recomputation).
-  at::Tensor Forward(const at::Tensor& x, int64_t unit_tokens, bool update_threshold,
+  // Training. x: [n, D] of the network's precision, this rank's tokens, units of `unit_tokens` rows
+  // one after the other. Returns y: [n, D]. The threshold stays: see UpdateThreshold.
+  // keep_activations = false: Backward computes them again, with the same selection.
+  at::Tensor Forward(const at::Tensor& x, int64_t unit_tokens, bool keep_activations,
                      SavedPtr* saved, MoeStepStats* stats);
 
-  // dy: [T/R, D] -> dx: [T/R, D]. Expert gradients are written into `gradients`. Gradients of gate
-  // and predictor are returned per unit, in the order of router_places().
-  at::Tensor Backward(const at::Tensor& dy, const Saved& saved, const Parameters& gradients,
+  // dy: [n, D] -> dx: [n, D]. Expert gradients are written into `gradients`, which has the layout
+  // of the parameters. Gradients of router and shared expert are returned per unit, in the order of
+  // unit_places().
+  at::Tensor Backward(const at::Tensor& dy, Saved& saved, const Parameters& gradients,
                       std::vector<std::vector<at::Tensor>>* unit_gradients);
 
-  // Inference, one rank that owns all experts. Token t uses expert e iff sigmoid(predictor[t, e]) >
-  // threshold[e], so batch mates never matter. x: [n, D] -> [n, D]; adds the number of (token,
-  // expert) pairs used to *used.
+  // Inference, one rank that holds all experts. Token choice and the per-token threshold rule
+  // decide per token, expert choice per sample, so batch mates never matter; `batch_topk` counts
+  // over the batch. x: [n, D] -> [n, D]; adds the number of (token, expert) pairs used to *used.
   at::Tensor Infer(const at::Tensor& x, int64_t unit_tokens, int64_t* used) const;
 
-  // Gate and predictor in the order of Backward's per-unit gradients.
-  const std::vector<ParameterPlace>& router_places() const { return router_places_; }
+  // Parameters whose gradients come per unit.
+  const std::vector<ParameterPlace>& unit_places() const { return unit_places_; }
 
-  // [E], of the parameters' dtype. Same bits on every rank.
+  // [E] of the parameters' dtype, the same bits on every rank; [0] without predictor.
   const at::Tensor& threshold() const { return threshold_; }
   bool threshold_initialized() const { return threshold_initialized_; }
   void SetThreshold(const at::Tensor& threshold, bool initialized);
+  // tau <- decay * tau + (1 - decay) * q, once per step. quantiles: [E] fp64 of this step.
+  void UpdateThreshold(const at::Tensor& quantiles);
+  // K-th largest predictor score of each expert in that Forward, [E] fp64; undefined without
+  // predictor.
+  static const at::Tensor& Quantiles(const Saved& saved);
+  // [n, E] uint8: the selection of that Forward.
+  static const at::Tensor& Mask(const Saved& saved);
 
   int64_t block() const { return block_; }
-  // For tests and observation: ids of the tokens (global) that each owned expert took in the last
-  // Forward, ascending.
-  const std::vector<std::vector<int64_t>>& last_selection() const { return last_selection_; }
+  bool has_predictor() const { return model_.family == Family::kDiffMoe; }
 
  private:
-  void Route(const at::Tensor& x, int64_t unit_tokens, Saved& saved) const;
-  void UpdateThreshold(const at::Tensor& quantiles);
+  Selection Select(const RouterOutput& router) const;
+  at::Tensor InferenceMask(const RouterOutput& router) const;
+  // Everything after the selection.
+  at::Tensor Compute(Saved& saved) const;
   void CollectStats(const Saved& saved, MoeStepStats* stats) const;
-  at::Tensor RouterBackward(const Saved& saved, const at::Tensor& dgate,
-                            std::vector<std::vector<at::Tensor>>* unit_gradients) const;
+  void CollectRouterLoss(const Saved& saved, MoeStepStats* stats) const;
+  // Gradients of the router's outputs that come from its own losses.
+  void AddRouterLoss(const Saved& saved, at::Tensor& dgate, at::Tensor* dlogits) const;
+  std::vector<int64_t> Capacities(int64_t pool_tokens) const;
 
   const ModelConfig model_;
   const int64_t block_;
   const MoeOptions options_;
-  at::Tensor gate_weight_, predictor_in_weight_, predictor_in_bias_, predictor_out_weight_,
-      predictor_out_bias_;
-  std::vector<ParameterPlace> router_places_;
+  Router router_;
   Experts experts_;
-  TokenExchange exchange_;
+  std::optional<FeedForward> shared_;
+  mutable TokenExchange exchange_;
+  std::vector<ParameterPlace> unit_places_;
   at::Tensor threshold_;
   bool threshold_initialized_ = false;
-  std::vector<std::vector<int64_t>> last_selection_;
 };
 
 }  // namespace diffmoe

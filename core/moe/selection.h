@@ -18,7 +18,9 @@ template <typename Real>
 Real KthLargest(std::span<const Real> values, int64_t k);
 
 // Rows that each of `experts` takes from a pool of `tokens`: C * tokens / experts, remainders to
-// the first experts, at least 1 and at most `tokens`.
-std::vector<int64_t> ExpertCapacities(int64_t tokens, int64_t experts, double capacity);
+// the first experts (or, rounding down as the published code does, to nobody), at least 1 and at
+// most `tokens`.
+std::vector<int64_t> ExpertCapacities(int64_t tokens, int64_t experts, double capacity,
+                                      bool round_down = false);
 
 }  // namespace diffmoe

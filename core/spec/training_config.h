@@ -111,7 +111,7 @@ struct TrainingConfig {
   Precision precision = Precision::kFp32;
   std::optional<double> minutes;
   int64_t ranks = 1;
-  int64_t expert_parallel = 1;  // ranks over which the experts are split; divides ranks
+  int64_t expert_parallel = 0;  // ranks over which the experts are split; 0: all
   DeviceKind device = DeviceKind::kCpu;
   double step_budget_seconds = 60;
   int64_t max_restarts = 5;
