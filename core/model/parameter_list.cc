@@ -21,6 +21,15 @@ class ListBuilder {
     list_.push_back(Base(name + ".bias", {out}));
   }
 
+  // A linear layer without bias: weight [out, in].
+  void Projection(const std::string& name, int64_t out, int64_t in) {
+    ParameterInfo weight = Base(name + ".weight", {out, in});
+    weight.initializer = Initializer::kXavierUniform;
+    weight.fan_in = in;
+    weight.fan_out = out;
+    list_.push_back(weight);
+  }
+
   void Normal(const std::string& name, std::vector<int64_t> shape, double standard_deviation) {
     ParameterInfo info = Base(name, std::move(shape));
     info.initializer = Initializer::kNormal;
@@ -51,7 +60,7 @@ class ListBuilder {
     if (model_.IsMoeBlock(block)) {
       MoeLayer(prefix + "mlp.");
     } else {
-      FeedForward(prefix + "mlp.");
+      FeedForward(prefix + "mlp.", model_.hidden());
     }
     block_ = -1;
   }
@@ -78,21 +87,59 @@ class ListBuilder {
     return info;
   }
 
-  void FeedForward(const std::string& prefix) {
-    Linear(prefix + "fc1", model_.hidden(), model_.width, Initializer::kXavierUniform);
-    Linear(prefix + "fc2", model_.width, model_.hidden(), Initializer::kXavierUniform);
+  void GeluLayers(const std::string& prefix, int64_t hidden) {
+    Linear(prefix + "fc1", hidden, model_.width, Initializer::kXavierUniform);
+    Linear(prefix + "fc2", model_.width, hidden, Initializer::kXavierUniform);
+  }
+
+  void SwigluLayers(const std::string& prefix, int64_t hidden) {
+    Projection(prefix + "gate_proj", hidden, model_.width);
+    Projection(prefix + "up_proj", hidden, model_.width);
+    Projection(prefix + "down_proj", model_.width, hidden);
+  }
+
+  void FeedForward(const std::string& prefix, int64_t hidden) {
+    if (model_.activation == Activation::kSwiglu) {
+      SwigluLayers(prefix, hidden);
+    } else {
+      GeluLayers(prefix, hidden);
+    }
+  }
+
+  // Uniform within 1 / sqrt(width) for token choice (Kaiming's rule with slope sqrt(5), as in the
+  // published code), normal for the others.
+  void Gate(const std::string& prefix) {
+    if (model_.family != Family::kTokenChoice) {
+      Normal(prefix + "gate_weight", {model_.experts, model_.width}, 0.006);
+      return;
+    }
+    ParameterInfo weight = Base(prefix + "gate.weight", {model_.experts, model_.width});
+    weight.initializer = Initializer::kXavierUniform;
+    weight.fan_in = model_.width;
+    weight.fan_out = 5 * model_.width;  // bound sqrt(6 / (fan_in + fan_out)) = 1 / sqrt(width)
+    list_.push_back(weight);
   }
 
   void MoeLayer(const std::string& prefix) {
-    Normal(prefix + "gate_weight", {model_.experts, model_.width}, 0.006);
-    kind_ = ParameterKind::kPredictor;
-    Linear(prefix + "capacity_predictor.0", model_.width, model_.width,
-           Initializer::kXavierUniform);
-    Linear(prefix + "capacity_predictor.2", model_.experts, model_.width,
-           Initializer::kXavierUniform);
+    Gate(prefix);
+    if (model_.family == Family::kDiffMoe) {
+      kind_ = ParameterKind::kPredictor;
+      Linear(prefix + "capacity_predictor.0", model_.width, model_.width,
+             Initializer::kXavierUniform);
+      Linear(prefix + "capacity_predictor.2", model_.experts, model_.width,
+             Initializer::kXavierUniform);
+      kind_ = ParameterKind::kDense;
+    }
+    if (model_.shared_experts > 0) {
+      if (model_.family == Family::kDiffMoe) {
+        GeluLayers(prefix + "shared_experts.", model_.shared_hidden());
+      } else {
+        SwigluLayers(prefix + "shared_experts.", model_.shared_hidden());
+      }
+    }
     kind_ = ParameterKind::kExpert;
     for (expert_ = 0; expert_ < model_.experts; ++expert_) {
-      FeedForward(absl::StrCat(prefix, "experts.", expert_, "."));
+      FeedForward(absl::StrCat(prefix, "experts.", expert_, "."), model_.expert_hidden());
     }
     expert_ = -1;
     kind_ = ParameterKind::kDense;

@@ -33,7 +33,8 @@ struct ParameterInfo {
 };
 
 // Deterministic in `model`. Parameters of one block stand together; the experts of a layer come
-// last in their block.
+// last in their block. Feed-forward layers are fc1, fc2 with biases for GELU and gate_proj,
+// up_proj, down_proj without biases for SwiGLU.
 std::vector<ParameterInfo> DescribeParameters(const ModelConfig& model);
 
 }  // namespace diffmoe

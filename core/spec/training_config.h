@@ -27,10 +27,10 @@ struct ModelConfig {
   Activation activation = Activation::kGelu;  // of every feed-forward layer
   int64_t classes = 10;
   int64_t experts = 8;
-  double expert_width_ratio = 1;  // hidden width of an expert over that of a dense block
-  int64_t shared_experts = 0;     // feed-forward layers that every token passes
-  double capacity = 1;            // diffmoe, expert_choice
-  int64_t top_k = 1;              // token_choice: experts per token
+  double expert_width_ratio = 1;        // hidden width of an expert over that of a dense block
+  int64_t shared_experts = 0;           // feed-forward layers that every token passes
+  double capacity = 1;                  // diffmoe, expert_choice
+  int64_t top_k = 1;                    // token_choice: experts per token
   PoolScope pool = PoolScope::kGlobal;  // of the expert's choice; sample for expert_choice
   int64_t moe_every = 2;
   double time_scale = 1000;
@@ -43,6 +43,11 @@ struct ModelConfig {
   int64_t hidden() const { return static_cast<int64_t>(mlp_ratio * static_cast<double>(width)); }
   int64_t expert_hidden() const {
     return static_cast<int64_t>(mlp_ratio * expert_width_ratio * static_cast<double>(width));
+  }
+  // Of the one layer that stands for all shared experts: GELU of twice the dense width for diffmoe,
+  // SwiGLU of shared_experts * width for the others.
+  int64_t shared_hidden() const {
+    return family == Family::kDiffMoe ? 2 * hidden() : shared_experts * width;
   }
   bool HasExperts() const { return family != Family::kDense; }
   bool IsMoeBlock(int64_t block) const { return HasExperts() && (block + 1) % moe_every == 0; }
@@ -110,6 +115,7 @@ struct TrainingConfig {
   bool deterministic = true;  // false: one unit per rank, sums in the order that is fastest
   Precision precision = Precision::kFp32;
   std::optional<double> minutes;
+  std::optional<std::string> initial_weights;  // safetensors file with the weights of step 0
   int64_t ranks = 1;
   int64_t expert_parallel = 0;  // ranks over which the experts are split; 0: all
   DeviceKind device = DeviceKind::kCpu;
