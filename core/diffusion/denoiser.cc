@@ -12,7 +12,7 @@
 
 namespace diffmoe {
 
-Denoiser::Denoiser(const ModelConfig& model, at::ScalarType dtype)
+Denoiser::Denoiser(const ModelConfig& model, at::ScalarType dtype, const MoeOptions& options)
     : model_(model),
       collectives_(MakeLocalCollectives()),
       layout_(model, 0, 1),
@@ -20,7 +20,7 @@ Denoiser::Denoiser(const ModelConfig& model, at::ScalarType dtype)
       segments_(model, parameters_) {
   for (int64_t i = 0; i < segments_.moe_layers(); ++i) {
     layers_.push_back(std::make_unique<MoeLayer>(model, segments_.moe_block(i), parameters_,
-                                                 MoeOptions{}, *collectives_));
+                                                 parameters_, options, *collectives_));
   }
 }
 

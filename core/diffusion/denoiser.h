@@ -23,7 +23,8 @@ struct CapacityCounts {
 class Denoiser {
  public:
   // Zero weights of `dtype`; fill parameters() and SetThresholds before use.
-  Denoiser(const ModelConfig& model, at::ScalarType dtype);
+  // `options` matters where it says how experts are chosen at inference.
+  Denoiser(const ModelConfig& model, at::ScalarType dtype, const MoeOptions& options = {});
 
   Parameters& parameters() { return parameters_; }
   const ParameterLayout& layout() const { return layout_; }

@@ -47,9 +47,16 @@ Segments::Segments(const ModelConfig& model, const Parameters& parameters) : mod
                 linear(prefix + "attn.proj"),
                 linear(prefix + "adaLN_modulation.1"),
                 {},
+                {},
+                {},
+                {},
                 {}};
     if (model.IsMoeBlock(i)) {
       moe_blocks_.push_back(i);
+    } else if (model.activation == Activation::kSwiglu) {
+      block.gate = parameters.at(prefix + "mlp.gate_proj.weight");
+      block.up = parameters.at(prefix + "mlp.up_proj.weight");
+      block.down = parameters.at(prefix + "mlp.down_proj.weight");
     } else {
       block.fc1 = linear(prefix + "mlp.fc1");
       block.fc2 = linear(prefix + "mlp.fc2");
@@ -70,10 +77,10 @@ void Segments::AssignParameters(const Parameters& parameters) {
     } else if (info.block >= 0) {
       while (segment < moe_blocks_.size() && info.block > moe_blocks_[segment]) ++segment;
     }
-    // The gate and the predictor belong to the MoE layer itself.
-    const bool of_moe_layer =
-        info.kind == ParameterKind::kPredictor || absl::EndsWith(info.name, "gate_weight");
-    if (of_moe_layer) continue;
+    // Gate, predictor and shared expert belong to the MoE layer itself.
+    if (info.block >= 0 && model_.IsMoeBlock(info.block) && absl::StrContains(info.name, ".mlp.")) {
+      continue;
+    }
     segment_parameters_[segment].push_back(parameters.at(info.name));
     segment_places_[segment].push_back(place);
   }
@@ -100,14 +107,21 @@ at::Tensor Segments::Attention(const Block& block, const at::Tensor& x) const {
                     block.proj.bias);
 }
 
+at::Tensor Segments::FeedForward(const Block& block, const at::Tensor& x) const {
+  if (model_.activation == Activation::kSwiglu) {
+    const at::Tensor active = at::silu(at::linear(x, block.gate)).mul(at::linear(x, block.up));
+    return at::linear(active, block.down);
+  }
+  const at::Tensor hidden = at::gelu(at::linear(x, block.fc1.weight, block.fc1.bias), "tanh");
+  return at::linear(hidden, block.fc2.weight, block.fc2.bias);
+}
+
 at::Tensor Segments::DenseBlock(const Block& block, const at::Tensor& x,
                                 const at::Tensor& conditioning) const {
   const auto m =
       at::linear(conditioning, block.modulation.weight, block.modulation.bias).chunk(6, -1);
   const at::Tensor attended = AddGated(x, Attention(block, NormModulate(x, m[0], m[1])), m[2]);
-  const at::Tensor hidden = at::gelu(
-      at::linear(NormModulate(attended, m[3], m[4]), block.fc1.weight, block.fc1.bias), "tanh");
-  return AddGated(attended, at::linear(hidden, block.fc2.weight, block.fc2.bias), m[5]);
+  return AddGated(attended, FeedForward(block, NormModulate(attended, m[3], m[4])), m[5]);
 }
 
 SegmentState Segments::MoeBlockHead(const Block& block, const at::Tensor& x,

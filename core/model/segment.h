@@ -68,11 +68,14 @@ class Segments {
     at::Tensor weight, bias;
   };
   struct Block {
-    Linear qkv, proj, modulation, fc1, fc2;
+    Linear qkv, proj, modulation;
+    Linear fc1, fc2;            // GELU feed-forward of a dense block
+    at::Tensor gate, up, down;  // SwiGLU feed-forward of a dense block
   };
 
   at::Tensor Embed(const UnitInput& input, at::Tensor* conditioning) const;
   at::Tensor Attention(const Block& block, const at::Tensor& x) const;
+  at::Tensor FeedForward(const Block& block, const at::Tensor& x) const;
   at::Tensor DenseBlock(const Block& block, const at::Tensor& x,
                         const at::Tensor& conditioning) const;
   // Attention half of a MoE block.

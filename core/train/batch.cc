@@ -28,7 +28,9 @@ Batch MakeBatch(const TrainingConfig& config, int64_t step, int rank, int world_
               at::empty({n, model.channels, model.image_size, model.image_size}, floats),
               at::empty({n}, floats), at::empty({n}, at::TensorOptions().dtype(at::kLong))};
   for (int64_t i = 0; i < n; ++i) {
-    const uint32_t sample = static_cast<uint32_t>(rank * n + i);
+    // Microbatch after microbatch, each split evenly over ranks.
+    const int64_t micro = n / config.accumulation, m = i / micro;
+    const uint32_t sample = static_cast<uint32_t>((m * world_size + rank) * micro + i % micro);
     const uint64_t position = static_cast<uint64_t>(step * config.global_batch) + sample;
     const KeyedPermutation order(config.seed, position / dataset_size, dataset_size);
     const std::span<float> image(batch.images.data_ptr<float>() + i * elements,

@@ -23,7 +23,8 @@ struct Batch {
 // Throws on failure.
 using ReadImage = std::function<int(uint64_t index, std::span<float> out)>;
 
-// Samples [rank * n, (rank + 1) * n) of the global batch of `step`, n = global_batch / world_size.
+// This rank's samples of the global batch of `step`: of each of `accumulation` microbatches, one
+// after the other, the rank-th of `world_size` equal parts.
 Batch MakeBatch(const TrainingConfig& config, int64_t step, int rank, int world_size,
                 uint64_t dataset_size, const ReadImage& read);
 

@@ -8,11 +8,11 @@
 #include <algorithm>
 #include <chrono>
 
+#include "core/base/planted_faults.h"
 #include "core/diffusion/rectified_flow.h"
 #include "core/model/embedding.h"
 #include "core/parallel/gradient_tree.h"
-#include "core/train/adamw.h"
-#include "core/train/schedule.h"
+#include "core/train/expert_replicas.h"
 
 namespace diffmoe {
 namespace {
@@ -27,20 +27,32 @@ at::Tensor Leaf(const at::Tensor& value) {
   return leaf;
 }
 
-MoeOptions LayerOptions(const TrainingConfig& config, const EngineOptions& options,
-                        int64_t layers) {
+MoeOptions LayerOptions(const TrainingConfig& config, int64_t layers) {
+  const double microbatches = static_cast<double>(config.accumulation);
   MoeOptions moe;
-  moe.capacity = config.model.capacity;
-  moe.threshold_starts_at_zero = options.threshold_starts_at_zero;
+  moe.threshold_init = config.compatibility.threshold_init;
+  moe.inference_rule = config.compatibility.inference_rule;
+  moe.round_capacity_down = config.compatibility.round_capacity_down;
   moe.predictor_loss_weight =
-      options.sum_predictor_loss_over_layers ? 1.0 : 1.0 / static_cast<double>(layers);
+      (config.compatibility.sum_predictor_loss_over_layers ? 1.0
+                                                           : 1.0 / static_cast<double>(layers)) /
+      microbatches;
+  moe.balance_loss_weight = 1.0 / microbatches;
   return moe;
+}
+
+Batch Part(const Batch& batch, int64_t first, int64_t samples) {
+  return {batch.images.narrow(0, first, samples), batch.noise.narrow(0, first, samples),
+          batch.t.narrow(0, first, samples), batch.labels.narrow(0, first, samples)};
 }
 
 }  // namespace
 
-// The recorded computation of one unit: per segment, leaf inputs and outputs.
+// The recorded computation of one unit. Per segment: leaf inputs (residual, MoE output, gate,
+// conditioning; none for the first) and outputs (residual, MoE input, gate, conditioning; the
+// network's output for the last). With recomputation outputs are made again in the backward pass.
 struct TrainEngine::UnitTape {
+  UnitInput input;
   std::vector<std::vector<at::Tensor>> inputs, outputs;
   at::Tensor grad_output;                      // of the last segment
   at::Tensor dresidual, dgate, dconditioning;  // running gradients on the way back
@@ -51,127 +63,191 @@ TrainEngine::TrainEngine(const TrainingConfig& config, Collectives& collectives,
     : config_(config),
       options_(options),
       collectives_(collectives),
-      layout_(config.model, collectives.rank(), collectives.world_size()),
+      layout_(config.model, collectives.rank(), collectives.world_size(), config.expert_parallel,
+              /*local_rows=*/!config.deterministic),
       parameters_(layout_, options.dtype),
       gradients_(layout_, options.dtype) {
-  parameters_.RequireGradients();
-  segments_ = std::make_unique<Segments>(config_.model, parameters_);
-  const MoeOptions moe =
-      LayerOptions(config_, options_, std::max<int64_t>(segments_->moe_layers(), 1));
+  if (config_.precision == Precision::kBf16) {
+    rounded_ = std::make_unique<Parameters>(layout_, at::kBFloat16);
+  }
+  Parameters& compute = rounded_ ? *rounded_ : parameters_;
+  compute.RequireGradients();
+  segments_ = std::make_unique<Segments>(config_.model, compute);
+  const MoeOptions moe = LayerOptions(config_, std::max<int64_t>(segments_->moe_layers(), 1));
   for (int64_t i = 0; i < segments_->moe_layers(); ++i) {
     moe_layers_.push_back(std::make_unique<MoeLayer>(config_.model, segments_->moe_block(i),
-                                                     parameters_, moe, collectives_));
+                                                     parameters_, compute, moe, collectives_));
   }
-  const auto floats = at::TensorOptions().dtype(options.dtype);
-  const auto zeros = [&](int64_t n) { return at::zeros({n}, floats); };
-  m_dense_ = zeros(layout_.slice_elements());
-  v_dense_ = zeros(layout_.slice_elements());
-  ema_dense_ = zeros(layout_.slice_elements());
-  m_experts_ = zeros(layout_.expert_elements());
-  v_experts_ = zeros(layout_.expert_elements());
-  ema_experts_ = zeros(layout_.expert_elements());
-  const int64_t local_samples = config_.global_batch / collectives_.world_size();
-  unit_count_ = local_samples / config_.unit_samples;
-  unit_tokens_ = config_.unit_samples * config_.model.tokens_per_sample();
+  m_dense_ = Zeros(layout_.slice_elements());
+  v_dense_ = Zeros(layout_.slice_elements());
+  ema_dense_ = Zeros(layout_.slice_elements());
+  m_experts_ = Zeros(layout_.owned_elements());
+  v_experts_ = Zeros(layout_.owned_elements());
+  ema_experts_ = Zeros(layout_.owned_elements());
+  if (config_.accumulation > 1) {
+    dense_sum_ = Zeros(layout_.slice_elements());
+    expert_sum_ = Zeros(layout_.expert_elements());
+  }
+  const int64_t local_samples =
+      config_.global_batch / config_.accumulation / collectives_.world_size();
+  unit_samples_ = config_.deterministic ? config_.unit_samples : local_samples;
+  unit_count_ = local_samples / unit_samples_;
+  unit_tokens_ = unit_samples_ * config_.model.tokens_per_sample();
+}
+
+at::Tensor TrainEngine::Zeros(int64_t elements) const {
+  return at::zeros({elements}, at::TensorOptions().dtype(options_.dtype));
 }
 
 void TrainEngine::Initialize() {
   parameters_.Initialize(config_.seed);
+  StartAverage();
+}
+
+void TrainEngine::StartAverage() {
   ema_dense_.copy_(parameters_.dense().narrow(0, layout_.slice_begin(), layout_.slice_elements()));
-  ema_experts_.copy_(parameters_.experts());
+  for (const OwnedRun& run : layout_.owned_experts()) {
+    const int64_t elements = run.place.info->elements();
+    ema_experts_.narrow(0, run.state_offset, elements)
+        .copy_(parameters_.experts().narrow(0, run.place.offset, elements));
+  }
+  RefreshComputeWeights();
+}
+
+void TrainEngine::RefreshComputeWeights() {
+  if (!rounded_) return;
+  at::NoGradGuard no_grad;
+  rounded_->dense().detach().copy_(parameters_.dense());
+  rounded_->experts().detach().copy_(parameters_.experts());
 }
 
 void TrainEngine::ForwardBackward(const Batch& batch) {
-  std::vector<UnitTape> tapes(static_cast<size_t>(unit_count_));
-  const double waited_before = collectives_.counters().seconds, begin = Now();
-  Forward(batch, tapes);
-  const double waited_between = collectives_.counters().seconds, middle = Now();
-  Backward(tapes);
-  const double waited_after = collectives_.counters().seconds;
-  phases_.forward = middle - begin - (waited_between - waited_before);
-  phases_.backward = Now() - middle - (waited_after - waited_between);
-  phases_.exchange = waited_after - waited_before;
+  phases_ = {};
+  unit_losses_.clear();
+  unit_outputs_.clear();
+  moe_stats_.clear();
+  selections_.clear();
+  quantiles_.clear();
+  const int64_t samples = unit_count_ * unit_samples_;
+  for (int64_t m = 0; m < config_.accumulation; ++m) {
+    std::vector<UnitTape> tapes(static_cast<size_t>(unit_count_));
+    const double waited_before = collectives_.counters().seconds, begin = Now();
+    Forward(Part(batch, m * samples, samples), tapes);
+    const double waited_between = collectives_.counters().seconds, middle = Now();
+    Backward(tapes);
+    const double waited_after = collectives_.counters().seconds, end = Now();
+    ReduceGradients(m);
+    phases_.forward += middle - begin - (waited_between - waited_before);
+    phases_.backward += end - middle - (waited_after - waited_between);
+    phases_.exchange += waited_after - waited_before;
+    phases_.reduce += Now() - end;
+  }
+  UpdateThresholds();
+}
+
+void TrainEngine::FinishUnit(const Batch& batch, int64_t unit, UnitTape& tape,
+                             const at::Tensor& output) {
+  const Batch part = Part(batch, unit * unit_samples_, unit_samples_);
+  const at::Tensor target = part.images.to(options_.dtype).sub(part.noise.to(options_.dtype));
+  const double elements =
+      static_cast<double>(config_.global_batch) * static_cast<double>(target[0].numel());
+  const FlowLoss loss = RectifiedFlowLoss(output.to(options_.dtype), target, elements);
+  unit_losses_.push_back(loss.loss);
+  unit_outputs_.push_back(output.detach());
+  tape.grad_output = loss.grad_output.to(output.scalar_type());
+}
+
+std::vector<at::Tensor> TrainEngine::RunSegment(int64_t segment, UnitTape& tape) const {
+  const int64_t layers = segments_->moe_layers();
+  if (layers == 0) return {segments_->Dense(tape.input)};
+  SegmentState out;
+  if (segment == 0) {
+    out = segments_->First(tape.input);
+  } else {
+    const std::vector<at::Tensor>& in = tape.inputs[static_cast<size_t>(segment)];
+    const SegmentState state{in[0], {}, in[2], in[3]};
+    if (segment == layers) return {segments_->Last(state, in[1])};
+    out = segments_->Next(segment, state, in[1]);
+  }
+  return {out.residual, out.moe_input, out.gate, out.conditioning};
 }
 
 void TrainEngine::Forward(const Batch& batch, std::vector<UnitTape>& tapes) {
-  at::AutoGradMode recording(true);
+  at::AutoGradMode recording(!config_.recompute);
   const ModelConfig& model = config_.model;
-  const int64_t layers = segments_->moe_layers(), width = model.width,
-                samples = config_.unit_samples;
-  const at::ScalarType dtype = options_.dtype;
-  const at::Tensor target = batch.images.to(dtype).sub(batch.noise.to(dtype));
-  const at::Tensor noisy =
-      Interpolate(batch.images.to(dtype), batch.noise.to(dtype), batch.t.to(dtype));
-  const at::Tensor sinusoid = TimeSinusoid(batch.t.mul(model.time_scale), 256).to(dtype);
-  const double elements = static_cast<double>(target.numel() * collectives_.world_size());
-  unit_losses_.assign(tapes.size(), 0);
-  unit_outputs_.assign(tapes.size(), at::Tensor());
-  moe_stats_.assign(moe_layers_.size(), {});
+  const int64_t layers = segments_->moe_layers();
+  const at::ScalarType compute = compute_dtype();
+  const at::Tensor noisy = Interpolate(batch.images.to(options_.dtype),
+                                       batch.noise.to(options_.dtype), batch.t.to(options_.dtype))
+                               .to(compute);
+  const at::Tensor sinusoid = TimeSinusoid(batch.t.mul(model.time_scale), 256).to(compute);
+  moe_stats_.emplace_back(moe_layers_.size());
+  selections_.emplace_back();
+  quantiles_.emplace_back();
   moe_saved_.clear();
-
-  const auto finish = [&](size_t u, const at::Tensor& output, std::vector<at::Tensor> inputs) {
-    UnitTape& tape = tapes[u];
-    tape.inputs.push_back(std::move(inputs));
-    tape.outputs.push_back({output});
-    const FlowLoss loss = RectifiedFlowLoss(
-        output, target.narrow(0, static_cast<int64_t>(u) * samples, samples), elements);
-    unit_losses_[u] = loss.loss;
-    unit_outputs_[u] = output.detach();
-    tape.grad_output = loss.grad_output;
+  const auto rows_of = [&](const at::Tensor& tokens, size_t u) {
+    return tokens.narrow(0, static_cast<int64_t>(u) * unit_tokens_, unit_tokens_);
   };
-  std::vector<SegmentState> states(tapes.size());
-  at::Tensor y;
+  at::Tensor y;  // output of the MoE layer in front of the segment
   for (int64_t segment = 0; segment <= layers; ++segment) {
     at::Tensor moe_input;
     if (segment < layers) {
-      moe_input = at::empty({unit_count_ * unit_tokens_, width}, at::TensorOptions().dtype(dtype));
+      moe_input =
+          at::empty({unit_count_ * unit_tokens_, model.width}, at::TensorOptions().dtype(compute));
     }
     for (size_t u = 0; u < tapes.size(); ++u) {
-      const int64_t first = static_cast<int64_t>(u) * samples;
-      SegmentState& state = states[u];
+      UnitTape& tape = tapes[u];
+      const int64_t first = static_cast<int64_t>(u) * unit_samples_;
+      std::vector<at::Tensor> inputs;
       if (segment == 0) {
-        const UnitInput input{noisy.narrow(0, first, samples), sinusoid.narrow(0, first, samples),
-                              batch.labels.narrow(0, first, samples)};
-        if (layers == 0) {
-          finish(u, segments_->Dense(input), {});
-          continue;
-        }
-        state = segments_->First(input);
-        tapes[u].inputs.push_back({});
+        tape.input = {noisy.narrow(0, first, unit_samples_),
+                      sinusoid.narrow(0, first, unit_samples_),
+                      batch.labels.narrow(0, first, unit_samples_)};
       } else {
-        const SegmentState in{Leaf(state.residual), {}, Leaf(state.gate), Leaf(state.conditioning)};
-        const at::Tensor y_unit =
-            Leaf(y.narrow(0, static_cast<int64_t>(u) * unit_tokens_, unit_tokens_)
-                     .view({samples, -1, width}));
-        const std::vector<at::Tensor> inputs{in.residual, y_unit, in.gate, in.conditioning};
-        if (segment == layers) {
-          finish(u, segments_->Last(in, y_unit), inputs);
-          continue;
-        }
-        state = segments_->Next(segment, in, y_unit);
-        tapes[u].inputs.push_back(inputs);
+        const std::vector<at::Tensor>& before = tape.outputs.back();
+        inputs = {Leaf(before[0]), Leaf(rows_of(y, u).view({unit_samples_, -1, model.width})),
+                  Leaf(before[2]), Leaf(before[3])};
+        if (config_.recompute) tape.outputs.back().clear();
       }
-      tapes[u].outputs.push_back({state.residual, state.moe_input, state.gate, state.conditioning});
-      moe_input.narrow(0, static_cast<int64_t>(u) * unit_tokens_, unit_tokens_)
-          .copy_(state.moe_input.detach().view({unit_tokens_, width}));
+      tape.inputs.push_back(std::move(inputs));
+      tape.outputs.push_back(RunSegment(segment, tape));
+      if (segment == layers) {
+        FinishUnit(batch, static_cast<int64_t>(u), tape, tape.outputs.back()[0]);
+        if (config_.recompute) tape.outputs.back().clear();
+      } else {
+        rows_of(moe_input, u)
+            .copy_(tape.outputs.back()[1].detach().view({unit_tokens_, model.width}));
+        if (config_.recompute) tape.outputs.back()[1] = at::Tensor();
+      }
     }
     if (segment == layers) break;
     at::NoGradGuard no_grad;
     const size_t i = static_cast<size_t>(segment);
-    moe_saved_.emplace_back();
-    y = moe_layers_[i]->Forward(moe_input, unit_tokens_, /*update_threshold=*/true,
-                                &moe_saved_.back(), &moe_stats_[i]);
+    MoeLayer::SavedPtr& saved = moe_saved_.emplace_back();
+    y = moe_layers_[i]->Forward(moe_input, unit_tokens_, !config_.recompute, &saved,
+                                &moe_stats_.back()[i]);
+    selections_.back().push_back(MoeLayer::Mask(*saved));
+    quantiles_.back().push_back(MoeLayer::Quantiles(*saved));
+  }
+}
+
+void TrainEngine::UpdateThresholds() {
+  for (size_t i = 0; i < moe_layers_.size(); ++i) {
+    if (!moe_layers_[i]->has_predictor()) continue;
+    at::Tensor sum = quantiles_.front()[i].clone();
+    for (size_t m = 1; m < quantiles_.size(); ++m) sum.add_(quantiles_[m][i]);
+    moe_layers_[i]->UpdateThreshold(sum.div_(static_cast<double>(quantiles_.size())));
   }
 }
 
 void TrainEngine::Backward(std::vector<UnitTape>& tapes) {
-  const int64_t layers = segments_->moe_layers(), width = config_.model.width;
+  const int64_t layers = segments_->moe_layers();
   at::Tensor dmoe_input;
   for (int64_t segment = layers; segment >= 0; --segment) {
     at::Tensor dy;
     if (segment > 0) {
-      dy =
-          at::empty({unit_count_ * unit_tokens_, width}, at::TensorOptions().dtype(options_.dtype));
+      dy = at::empty({unit_count_ * unit_tokens_, config_.model.width},
+                     at::TensorOptions().dtype(compute_dtype()));
     }
     BackwardSegment(segment, tapes, dmoe_input, &dy);
     if (segment == 0) break;
@@ -182,7 +258,7 @@ void TrainEngine::Backward(std::vector<UnitTape>& tapes) {
     moe_saved_[i].reset();
     GradientTree tree;
     for (auto& unit : unit_gradients) tree.Add(std::move(unit));
-    WriteDenseGradients(moe_layers_[i]->router_places(), tree.Take());
+    WriteDenseGradients(moe_layers_[i]->unit_places(), tree.Take());
   }
 }
 
@@ -194,34 +270,39 @@ void TrainEngine::BackwardSegment(int64_t segment, std::vector<UnitTape>& tapes,
   GradientTree tree;
   for (size_t u = 0; u < tapes.size(); ++u) {
     UnitTape& tape = tapes[u];
-    std::vector<at::Tensor> outputs = tape.outputs[index], grads;
+    std::vector<at::Tensor> outputs = std::move(tape.outputs[index]), grads;
+    if (config_.recompute) {
+      at::AutoGradMode recording(true);
+      outputs = RunSegment(segment, tape);
+    }
+    const int64_t begin = static_cast<int64_t>(u) * unit_tokens_;
     if (last) {
       grads = {tape.grad_output};
     } else {
-      const at::Tensor dmoe =
-          dmoe_input.narrow(0, static_cast<int64_t>(u) * unit_tokens_, unit_tokens_)
-              .view(outputs[1].sizes());
-      grads = {tape.dresidual, dmoe, tape.dgate};
+      grads = {tape.dresidual, dmoe_input.narrow(0, begin, unit_tokens_).view(outputs[1].sizes()),
+               tape.dgate};
       if (segment == 0) {
         grads.push_back(tape.dconditioning);
       } else {
         outputs.pop_back();  // the conditioning only passes through; its gradient is added below
       }
     }
-    const size_t leaves = tape.inputs[index].size();
-    std::vector<at::Tensor> inputs = tape.inputs[index];
+    std::vector<at::Tensor> inputs = std::move(tape.inputs[index]);
+    const size_t leaves = inputs.size();
     inputs.insert(inputs.end(), weights.begin(), weights.end());
     std::vector<at::Tensor> result = torch::autograd::grad(outputs, inputs, grads);
-    tape.outputs[index].clear();
     tape.inputs[index].clear();
+    tape.outputs[index].clear();
     if (leaves > 0) {
       tape.dresidual = result[0];
-      dy->narrow(0, static_cast<int64_t>(u) * unit_tokens_, unit_tokens_)
-          .copy_(result[1].view({unit_tokens_, config_.model.width}));
+      dy->narrow(0, begin, unit_tokens_).copy_(result[1].view({unit_tokens_, -1}));
       tape.dgate = result[2];
       tape.dconditioning = last ? result[3] : tape.dconditioning.add(result[3]);
     }
-    tree.Add({result.begin() + static_cast<int64_t>(leaves), result.end()});
+    std::vector<at::Tensor> leaf;
+    for (size_t i = leaves; i < result.size(); ++i) leaf.push_back(result[i].to(options_.dtype));
+    result.clear();
+    tree.Add(std::move(leaf));
   }
   WriteDenseGradients(segments_->places_of(segment), tree.Take());
 }
@@ -235,10 +316,29 @@ void TrainEngine::WriteDenseGradients(const std::vector<ParameterPlace>& places,
   }
 }
 
-double TrainingProgress(const TrainingConfig& config, int64_t step, double elapsed_seconds) {
-  const double by_steps = static_cast<double>(step) / static_cast<double>(config.steps);
-  const double by_time = config.minutes ? elapsed_seconds / (60 * *config.minutes) : 0;
-  return std::clamp(std::max(by_steps, by_time), 0.0, 1.0);
+void TrainEngine::ReduceGradients(int64_t microbatch) {
+  const at::Tensor slice = ReduceScatterTree(collectives_, gradients_.dense(), "gradient sum");
+  SumExpertGradients(collectives_, gradients_);
+  if (Planted(Fault::kExpertGradientTimesRanks)) {
+    gradients_.experts().mul_(static_cast<double>(collectives_.world_size()));
+  }
+  gradient_slice_ = slice;
+  if (config_.accumulation > 1) {
+    // Whole sums of a microbatch are added, so the order doesn't depend on the number of ranks.
+    if (microbatch == 0) {
+      dense_sum_.copy_(slice);
+      expert_sum_.copy_(gradients_.experts());
+    } else {
+      dense_sum_.add_(slice);
+      expert_sum_.add_(gradients_.experts());
+    }
+    if (microbatch + 1 < config_.accumulation) return;
+    gradients_.experts().copy_(expert_sum_);
+    gradient_slice_ = dense_sum_;
+  }
+  at::Tensor mine = gradients_.dense().narrow(0, layout_.slice_begin(), layout_.slice_elements());
+  if (mine.data_ptr() != gradient_slice_.data_ptr()) mine.copy_(gradient_slice_);
+  gradient_slice_ = mine;
 }
 
 }  // namespace diffmoe

@@ -2,10 +2,14 @@
 // of per-sample segments joined by pool-wide MoE layers; segments run unit by unit (`unit_samples`
 // samples), so dense layers always see the same number of rows, and gradients of shared weights are
 // added in a fixed tree over global unit ids. Losses, weights and thresholds are therefore the same
-// bits for 1, 2 or 4 ranks.
+// bits for 1, 2 or 4 ranks and any expert-parallel degree. With `deterministic: false` a rank's
+// samples are one unit and experts compute the rows of nearby ranks: only the order of sums
+// differs.
 //
 // Optimiser state and average of dense parameters are split over ranks (each rank updates its slice
-// and all gather the weights). One thread owns an engine. Errors are exceptions: CollectiveError,
+// and all gather the weights); those of an expert are on its owner. With bf16, segments and experts
+// compute with rounded copies of the weights; router, losses and optimiser stay fp32. One thread
+// owns an engine. Errors are exceptions: CollectiveError,
 // NonFiniteScoreError, c10::Error.
 #pragma once
 
@@ -25,11 +29,8 @@
 
 namespace diffmoe {
 
-// Compatibility with the published code; the defaults are ours.
 struct EngineOptions {
-  at::ScalarType dtype = at::kFloat;
-  bool threshold_starts_at_zero = false;
-  bool sum_predictor_loss_over_layers = false;  // false: mean over layers
+  at::ScalarType dtype = at::kFloat;  // of the master weights; fp64 in parity tests
 };
 
 // Figures of one MoE layer over the global batch.
@@ -38,13 +39,18 @@ struct LayerFigures {
   double capacity = 0;  // experts per token by the inference rule
   double predictor_accuracy = 0;
   double zero_expert_tokens = 0;
-  std::vector<float> thresholds;   // after the step
-  std::vector<float> expert_load;  // tokens by the inference rule over C * T / E
+  double gate_entropy = 0;         // mean over tokens, in nats
+  std::vector<float> thresholds;   // after the step; empty without predictor
+  std::vector<float> expert_load;  // tokens by the inference rule over their mean share
+  // Of this rank alone, forward pass: token rows sent to each rank, bytes on the wire, collectives.
+  std::vector<int64_t> rows_to_rank;
+  int64_t bytes_sent = 0, collectives = 0;
 };
 
 struct StepFigures {
-  double loss = 0;            // flow loss, mean over the global batch
-  double predictor_loss = 0;  // weighted as in the training loss
+  double loss = 0;            // of the diffusion process, mean over the global batch
+  double predictor_loss = 0;  // diffmoe: of the capacity predictor, weighted as in training
+  double balance_loss = 0;    // token_choice: the auxiliary loss, summed over layers
   double grad_norm = 0;       // before clipping, without the predictor
   double learning_rate = 0;
   double elapsed_seconds = 0;  // rank 0's training time, the same on every rank
@@ -71,9 +77,11 @@ class TrainEngine {
 
   // Fresh weights from config.seed; the average starts as a copy.
   void Initialize();
+  // After parameters() were filled from elsewhere: the average starts as a copy of them.
+  void StartAverage();
 
-  // Gradients of `batch` (this rank's part) without an update: losses and threshold updates happen.
-  // For tests and Step.
+  // Gradients of `batch` (this rank's part, microbatch after microbatch) without an update of
+  // weights; thresholds move. For tests and Step.
   void ForwardBackward(const Batch& batch);
   // One optimiser step. step: 0 for the first. elapsed_seconds: training time so far (rank 0's
   // counts). progress is a function of the step and of rank 0's time, see TrainingProgress.
@@ -83,59 +91,78 @@ class TrainEngine {
   std::vector<StateRun> OwnedState();
   // What this rank needs to go on.
   std::vector<StateRun> NeededState();
-  // After NeededState was filled: thresholds [layers][E] and whether they have been set.
-  void RestoreThresholds(const std::vector<std::vector<float>>& thresholds, bool initialized);
+  // After NeededState was filled: thresholds [layers][E] (empty without predictor) and whether they
+  // have been set.
+  void FinishRestore(const std::vector<std::vector<float>>& thresholds, bool initialized);
   std::vector<std::vector<float>> Thresholds() const;
   bool thresholds_initialized() const;
 
   const ParameterLayout& layout() const { return layout_; }
   Parameters& parameters() { return parameters_; }
+  // After ForwardBackward: of owned experts the gradient of the global loss; of dense parameters
+  // the same in this rank's slice (`slice_begin`, `slice_elements` of the layout).
   const Parameters& gradients() const { return gradients_; }
   const MoeLayer& moe_layer(int64_t i) const { return *moe_layers_[static_cast<size_t>(i)]; }
   MoeLayer& mutable_moe_layer(int64_t i) { return *moe_layers_[static_cast<size_t>(i)]; }
   int64_t moe_layer_count() const { return static_cast<int64_t>(moe_layers_.size()); }
   const PhaseSeconds& phases() const { return phases_; }
-  // Figures of the last ForwardBackward on this rank alone: flow loss per unit, network output per
-  // unit.
+  // Of the last ForwardBackward on this rank alone, microbatch after microbatch: loss and network
+  // output per unit; selection [n, E] uint8 and figures per MoE layer.
   const std::vector<double>& unit_losses() const { return unit_losses_; }
   const std::vector<at::Tensor>& unit_outputs() const { return unit_outputs_; }
-  const std::vector<MoeStepStats>& moe_stats() const { return moe_stats_; }
+  const std::vector<std::vector<at::Tensor>>& selections() const { return selections_; }
+  const std::vector<std::vector<MoeStepStats>>& moe_stats() const { return moe_stats_; }
 
  private:
   struct UnitTape;
   struct Scalars;
 
   void Forward(const Batch& batch, std::vector<UnitTape>& tapes);
+  std::vector<at::Tensor> RunSegment(int64_t segment, UnitTape& tape) const;
+  void FinishUnit(const Batch& batch, int64_t unit, UnitTape& tape, const at::Tensor& output);
   void Backward(std::vector<UnitTape>& tapes);
   void BackwardSegment(int64_t segment, std::vector<UnitTape>& tapes, const at::Tensor& dmoe_input,
                        at::Tensor* dy);
   void WriteDenseGradients(const std::vector<ParameterPlace>& places,
                            const std::vector<at::Tensor>& sums);
-  Scalars GatherScalars(const at::Tensor& grad_slice, double elapsed_seconds);
-  void Update(const StepFigures& figures, int64_t step, const at::Tensor& grad_slice,
-              double clip_scale);
+  // Sums the gradients of one microbatch over ranks and adds them to those before.
+  void ReduceGradients(int64_t microbatch);
+  void UpdateThresholds();
+  std::vector<double> LocalScalars(double elapsed_seconds) const;
+  Scalars GatherScalars(double elapsed_seconds);
+  LayerFigures FiguresOf(size_t layer, const Scalars& scalars) const;
+  void Update(const StepFigures& figures, int64_t step, double clip_scale);
+  // After a change of the master weights.
+  void RefreshComputeWeights();
   std::vector<StateRun> DenseRuns(const std::string& prefix, at::Tensor flat, int64_t flat_begin,
                                   int64_t begin, int64_t end);
-  std::vector<StateRun> ExpertRuns(const std::string& prefix, const at::Tensor& flat);
+  std::vector<StateRun> OwnedExpertRuns(const std::string& prefix, const at::Tensor& flat);
+  std::vector<StateRun> ExpertWeightRuns(bool owned_only);
+  std::vector<StateRun> OptimizerState();
+  at::Tensor Zeros(int64_t elements) const;
+  at::ScalarType compute_dtype() const { return rounded_ ? at::kBFloat16 : options_.dtype; }
 
   const TrainingConfig config_;
   const EngineOptions options_;
   Collectives& collectives_;
   ParameterLayout layout_;
   Parameters parameters_, gradients_;
+  std::unique_ptr<Parameters> rounded_;  // bf16 copies to compute with
   std::unique_ptr<Segments> segments_;
   std::vector<std::unique_ptr<MoeLayer>> moe_layers_;
   // Optimiser state: dense slice and owned experts.
   at::Tensor ema_dense_, m_dense_, v_dense_, ema_experts_, m_experts_, v_experts_;
-  int64_t unit_count_ = 0, unit_tokens_ = 0;
+  // Sums over microbatches, when there are several: dense slice and held experts.
+  at::Tensor dense_sum_, expert_sum_;
+  at::Tensor gradient_slice_;  // [slice_elements] of the last ForwardBackward
+  int64_t unit_samples_ = 0, unit_count_ = 0, unit_tokens_ = 0;  // of one microbatch
   std::vector<double> unit_losses_;
   std::vector<at::Tensor> unit_outputs_;
-  std::vector<MoeStepStats> moe_stats_;
+  // [microbatch][layer]
+  std::vector<std::vector<MoeStepStats>> moe_stats_;
+  std::vector<std::vector<at::Tensor>> selections_, quantiles_;
   std::vector<MoeLayer::SavedPtr> moe_saved_;
   PhaseSeconds phases_;
 };
-
-// Share of the run that is done: steps or minutes, whichever is further.
-double TrainingProgress(const TrainingConfig& config, int64_t step, double elapsed_seconds);
 
 }  // namespace diffmoe

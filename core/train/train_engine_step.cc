@@ -1,16 +1,16 @@
 // The part of a step after the gradients: sum over ranks, clip norm, AdamW, gather.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <stdexcept>
+#include <map>
 
 #include "absl/strings/str_cat.h"
-#include "core/parallel/gradient_tree.h"
 #include "core/train/adamw.h"
+#include "core/train/expert_replicas.h"
+#include "core/train/parameter_runs.h"
 #include "core/train/schedule.h"
 #include "core/train/train_engine.h"
 
@@ -45,42 +45,49 @@ double SumSquares(const at::Tensor& flat) {
   return sum;
 }
 
-// Calls visit(place, begin, count) for the part of every parameter that lies in [begin, end) of the
-// dense buffer.
-template <typename Visit>
-void ForEachRun(const ParameterLayout& layout, int64_t begin, int64_t end, const Visit& visit) {
-  for (const ParameterPlace& place : layout.dense()) {
-    const int64_t from = std::max(place.offset, begin);
-    const int64_t to = std::min(place.offset + place.info->elements(), end);
-    if (from < to) visit(place, from, to - from);
+// The largest number of experts of one layer that any rank owns.
+int64_t MostOwned(const ExpertPlacement& placement) {
+  int64_t most = 0;
+  for (int64_t r = 0; r < placement.world_size(); ++r) {
+    most = std::max(most, placement.owned(r).count);
   }
+  return most;
 }
 
 }  // namespace
 
-// What all ranks tell each other once per step, as one row of doubles per rank.
+// What all ranks tell each other once per step, summed over ranks. Every sum runs over global
+// units, chunks or experts in ascending order, whatever the number of ranks.
 struct TrainEngine::Scalars {
   double elapsed_seconds = 0;
-  double loss = 0, predictor_loss = 0, norm_squared = 0;
-  std::vector<std::vector<double>> above;  // [layers][E]
-  std::vector<double> without_expert, agreeing;
+  double loss = 0, router_loss = 0, norm_squared = 0;
+  struct Layer {
+    std::vector<double> tokens_per_expert;
+    double without_expert = 0, agreeing = 0, entropy = 0;
+  };
+  std::vector<Layer> layers;
 };
 
-TrainEngine::Scalars TrainEngine::GatherScalars(const at::Tensor& grad_slice,
-                                                double elapsed_seconds) {
-  const int64_t ranks = collectives_.world_size(), experts = config_.model.experts,
-                owned = layout_.expert_count();
-  const int64_t layers = moe_layer_count(),
-                chunks = layout_.slice_elements() / ParameterLayout::kChunk;
+// Layout of one rank's row: elapsed time; per microbatch the units' losses and per layer {router
+// loss and entropy of each unit, tokens per expert, tokens without expert, agreeing decisions};
+// then squared gradient norms per chunk of the dense slice and per (layer, owned expert), the
+// latter padded to the largest number of owned experts.
+std::vector<double> TrainEngine::LocalScalars(double elapsed_seconds) const {
   std::vector<double> row{elapsed_seconds};
-  row.insert(row.end(), unit_losses_.begin(), unit_losses_.end());
-  for (const MoeStepStats& stats : moe_stats_) {
-    row.insert(row.end(), stats.unit_predictor_loss.begin(), stats.unit_predictor_loss.end());
-    row.insert(row.end(), stats.tokens_above_threshold.begin(), stats.tokens_above_threshold.end());
-    row.push_back(stats.tokens_without_expert);
-    row.push_back(stats.agreeing_decisions);
+  const auto append = [&](const std::vector<double>& values) {
+    row.insert(row.end(), values.begin(), values.end());
+  };
+  for (size_t m = 0; m < moe_stats_.size(); ++m) {
+    const auto first = unit_losses_.begin() + static_cast<int64_t>(m) * unit_count_;
+    row.insert(row.end(), first, first + unit_count_);
+    for (const MoeStepStats& stats : moe_stats_[m]) {
+      append(stats.unit_router_loss);
+      append(stats.unit_gate_entropy);
+      append(stats.tokens_per_expert);
+      append({stats.tokens_without_expert, stats.agreeing_decisions});
+    }
   }
-  // Squared norms: per chunk of the dense buffer, then per owned expert.
+  const int64_t chunks = layout_.slice_elements() / ParameterLayout::kChunk;
   std::vector<double> norms(static_cast<size_t>(chunks), 0.0);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t begin = layout_.slice_begin() + chunk * ParameterLayout::kChunk;
@@ -88,79 +95,87 @@ TrainEngine::Scalars TrainEngine::GatherScalars(const at::Tensor& grad_slice,
                [&](const ParameterPlace& place, int64_t from, int64_t n) {
                  if (place.info->kind == ParameterKind::kPredictor) return;
                  norms[static_cast<size_t>(chunk)] +=
-                     SumSquares(grad_slice.narrow(0, from - layout_.slice_begin(), n));
+                     SumSquares(gradient_slice_.narrow(0, from - layout_.slice_begin(), n));
                });
   }
-  std::vector<double> expert_norms(static_cast<size_t>(layers * owned), 0.0);
-  size_t parameter = 0;
-  for (const ParameterPlace& place : layout_.experts()) {
-    const size_t per_expert = layout_.experts().size() / std::max<size_t>(expert_norms.size(), 1);
-    expert_norms[parameter++ / per_expert] +=
-        SumSquares(gradients_.experts().narrow(0, place.offset, place.info->elements()));
+  append(norms);
+  std::map<int64_t, int64_t> layer_of_block;
+  for (size_t l = 0; l < moe_layers_.size(); ++l) {
+    layer_of_block[moe_layers_[l]->block()] = static_cast<int64_t>(l);
   }
-  row.insert(row.end(), norms.begin(), norms.end());
-  row.insert(row.end(), expert_norms.begin(), expert_norms.end());
+  const ExpertRange owned = layout_.placement().owned();
+  const int64_t most = MostOwned(layout_.placement());
+  std::vector<double> expert_norms(moe_layers_.size() * static_cast<size_t>(most), 0.0);
+  for (const OwnedRun& run : layout_.owned_experts()) {
+    const ParameterInfo& info = *run.place.info;
+    expert_norms[static_cast<size_t>(layer_of_block.at(info.block) * most + info.expert -
+                                     owned.first)] +=
+        SumSquares(gradients_.experts().narrow(0, run.place.offset, info.elements()));
+  }
+  append(expert_norms);
+  return row;
+}
 
-  at::Tensor mine =
-      at::empty({static_cast<int64_t>(row.size())}, at::TensorOptions().dtype(at::kDouble));
+TrainEngine::Scalars TrainEngine::GatherScalars(double elapsed_seconds) {
+  const int64_t ranks = collectives_.world_size(), experts = config_.model.experts;
+  const std::vector<double> row = LocalScalars(elapsed_seconds);
+  const int64_t length = static_cast<int64_t>(row.size());
+  at::Tensor mine = at::empty({length}, at::TensorOptions().dtype(at::kDouble));
   std::copy(row.begin(), row.end(), mine.data_ptr<double>());
-  at::Tensor all = at::empty({ranks, mine.size(0)}, mine.options());
+  at::Tensor all = at::empty({ranks, length}, mine.options());
   collectives_.AllGather(all, mine, "scalars of the step");
-
-  // Every sum runs over global units, chunks or experts in ascending order, whatever the number of
-  // ranks.
-  Scalars out;
-  out.above.assign(static_cast<size_t>(layers),
-                   std::vector<double>(static_cast<size_t>(experts), 0.0));
-  out.without_expert.assign(static_cast<size_t>(layers), 0.0);
-  out.agreeing = out.without_expert;
   const double* values = all.const_data_ptr<double>();
-  const auto at = [&](int64_t r, int64_t i) {
-    return values[r * static_cast<int64_t>(row.size()) + i];
+
+  Scalars out;
+  out.elapsed_seconds = values[0];
+  out.layers.resize(moe_layers_.size());
+  int64_t at = 1;
+  // Calls add(value) for the next `count` values of every rank, rank after rank.
+  const auto take = [&](int64_t count, const auto& add) {
+    for (int64_t r = 0; r < ranks; ++r) {
+      for (int64_t i = 0; i < count; ++i) add(i, values[r * length + at + i]);
+    }
+    at += count;
   };
-  out.elapsed_seconds = at(0, 0);
-  for (int64_t r = 0; r < ranks; ++r) {
-    for (int64_t u = 0; u < unit_count_; ++u) out.loss += at(r, 1 + u);
-  }
-  const double layer_weight = options_.sum_predictor_loss_over_layers
-                                  ? 1.0
-                                  : 1.0 / static_cast<double>(std::max<int64_t>(layers, 1));
-  for (int64_t layer = 0; layer < layers; ++layer) {
-    const int64_t base = 1 + unit_count_ + layer * (unit_count_ + experts + 2);
-    const size_t l = static_cast<size_t>(layer);
-    double bce = 0;
-    for (int64_t r = 0; r < ranks; ++r) {
-      for (int64_t u = 0; u < unit_count_; ++u) bce += at(r, base + u);
-      for (int64_t e = 0; e < experts; ++e)
-        out.above[l][static_cast<size_t>(e)] += at(r, base + unit_count_ + e);
-      out.without_expert[l] += at(r, base + unit_count_ + experts);
-      out.agreeing[l] += at(r, base + unit_count_ + experts + 1);
+  const auto into = [](double& sum) { return [&sum](int64_t, double value) { sum += value; }; };
+  for (size_t m = 0; m < moe_stats_.size(); ++m) {
+    take(unit_count_, into(out.loss));
+    for (Scalars::Layer& layer : out.layers) {
+      double router_loss = 0;
+      take(unit_count_, into(router_loss));
+      out.router_loss += router_loss;
+      take(unit_count_, into(layer.entropy));
+      layer.tokens_per_expert.resize(static_cast<size_t>(experts), 0.0);
+      take(experts, [&](int64_t e, double value) {
+        layer.tokens_per_expert[static_cast<size_t>(e)] += value;
+      });
+      take(1, into(layer.without_expert));
+      take(1, into(layer.agreeing));
     }
-    out.predictor_loss += bce * layer_weight;
   }
-  const int64_t norm_base = 1 + unit_count_ + layers * (unit_count_ + experts + 2);
-  for (int64_t r = 0; r < ranks; ++r) {
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) out.norm_squared += at(r, norm_base + chunk);
-  }
-  for (int64_t layer = 0; layer < layers; ++layer) {
-    for (int64_t r = 0; r < ranks; ++r) {
-      for (int64_t e = 0; e < owned; ++e)
-        out.norm_squared += at(r, norm_base + chunks + layer * owned + e);
-    }
+  take(layout_.slice_elements() / ParameterLayout::kChunk, into(out.norm_squared));
+  for (size_t l = 0; l < moe_layers_.size(); ++l) {
+    take(MostOwned(layout_.placement()), into(out.norm_squared));
   }
   return out;
 }
 
 StepFigures TrainEngine::Step(int64_t step, const Batch& batch, double elapsed_seconds) {
   ForwardBackward(batch);
-  const double reduce_begin = Now();
-  const at::Tensor grad_slice = ReduceScatterTree(collectives_, gradients_.dense(), "gradient sum");
-  const Scalars scalars = GatherScalars(grad_slice, elapsed_seconds);
-  phases_.reduce = Now() - reduce_begin;
+  const double scalars_begin = Now();
+  const Scalars scalars = GatherScalars(elapsed_seconds);
+  phases_.reduce += Now() - scalars_begin;
 
+  const double layers = static_cast<double>(std::max<size_t>(moe_layers_.size(), 1));
+  const double microbatches = static_cast<double>(config_.accumulation);
   StepFigures figures;
   figures.loss = scalars.loss;
-  figures.predictor_loss = scalars.predictor_loss;
+  if (config_.model.family == Family::kTokenChoice) {
+    figures.balance_loss = scalars.router_loss / microbatches;
+  } else {
+    figures.predictor_loss = scalars.router_loss / microbatches /
+                             (config_.compatibility.sum_predictor_loss_over_layers ? 1.0 : layers);
+  }
   figures.grad_norm = std::sqrt(scalars.norm_squared);
   figures.elapsed_seconds = scalars.elapsed_seconds;
   if (!std::isfinite(figures.loss) || !std::isfinite(figures.grad_norm)) {
@@ -174,34 +189,48 @@ StepFigures TrainEngine::Step(int64_t step, const Batch& batch, double elapsed_s
   const double scale = clip > 0 && figures.grad_norm > clip ? clip / figures.grad_norm : 1.0;
 
   const double update_begin = Now(), waited = collectives_.counters().seconds;
-  Update(figures, step, grad_slice, scale);
+  Update(figures, step, scale);
   const double gather = collectives_.counters().seconds - waited;
   phases_.optimizer = Now() - update_begin - gather;
   phases_.reduce += gather;
+  for (size_t l = 0; l < moe_layers_.size(); ++l) figures.layers.push_back(FiguresOf(l, scalars));
+  return figures;
+}
 
+LayerFigures TrainEngine::FiguresOf(size_t layer, const Scalars& scalars) const {
   const double tokens =
       static_cast<double>(config_.global_batch * config_.model.tokens_per_sample());
   const double experts = static_cast<double>(config_.model.experts);
-  for (size_t l = 0; l < moe_layers_.size(); ++l) {
-    LayerFigures layer;
-    layer.block = moe_layers_[l]->block();
-    double above = 0;
-    for (double count : scalars.above[l]) {
-      above += count;
-      layer.expert_load.push_back(
-          static_cast<float>(count * experts / (tokens * config_.model.capacity)));
+  // What every expert takes on average when load is even.
+  const double per_token = config_.model.family == Family::kTokenChoice
+                               ? static_cast<double>(config_.model.top_k)
+                               : config_.model.capacity;
+  const Scalars::Layer& sums = scalars.layers[layer];
+  LayerFigures figures;
+  figures.block = moe_layers_[layer]->block();
+  double used = 0;
+  for (double count : sums.tokens_per_expert) {
+    used += count;
+    figures.expert_load.push_back(static_cast<float>(count * experts / (tokens * per_token)));
+  }
+  figures.capacity = used / tokens;
+  figures.predictor_accuracy = sums.agreeing / (tokens * experts);
+  figures.zero_expert_tokens = sums.without_expert / tokens;
+  figures.gate_entropy = sums.entropy / tokens;
+  figures.thresholds = Thresholds()[layer];
+  for (const std::vector<MoeStepStats>& microbatch : moe_stats_) {
+    const MoeStepStats& stats = microbatch[layer];
+    figures.bytes_sent += stats.bytes_sent;
+    figures.collectives += stats.collectives;
+    figures.rows_to_rank.resize(stats.rows_to_rank.size(), 0);
+    for (size_t r = 0; r < stats.rows_to_rank.size(); ++r) {
+      figures.rows_to_rank[r] += stats.rows_to_rank[r];
     }
-    layer.capacity = above / tokens;
-    layer.predictor_accuracy = scalars.agreeing[l] / (tokens * experts);
-    layer.zero_expert_tokens = scalars.without_expert[l] / tokens;
-    layer.thresholds = Thresholds()[l];
-    figures.layers.push_back(std::move(layer));
   }
   return figures;
 }
 
-void TrainEngine::Update(const StepFigures& figures, int64_t step, const at::Tensor& grad_slice,
-                         double clip_scale) {
+void TrainEngine::Update(const StepFigures& figures, int64_t step, double clip_scale) {
   AdamwStep adamw;
   adamw.learning_rate = figures.learning_rate;
   adamw.beta1 = config_.optimizer.beta1;
@@ -212,11 +241,11 @@ void TrainEngine::Update(const StepFigures& figures, int64_t step, const at::Ten
   adamw.step = step + 1;
   const int64_t begin = layout_.slice_begin(), size = layout_.slice_elements();
   AT_DISPATCH_FLOATING_TYPES(options_.dtype, "adamw", [&] {
-    const auto update = [&](const at::Tensor& grad, const at::Tensor& weight, const at::Tensor& m,
-                            const at::Tensor& v, const at::Tensor& ema, int64_t weight_offset,
-                            int64_t offset, int64_t count, double scale) {
+    const auto update = [&](const at::Tensor& grad, int64_t grad_offset, const at::Tensor& weight,
+                            int64_t weight_offset, const at::Tensor& m, const at::Tensor& v,
+                            const at::Tensor& ema, int64_t offset, int64_t count, double scale) {
       adamw.grad_scale = scale;
-      AdamwEma<scalar_t>(adamw, count, grad.const_data_ptr<scalar_t>() + offset,
+      AdamwEma<scalar_t>(adamw, count, grad.const_data_ptr<scalar_t>() + grad_offset,
                          static_cast<scalar_t*>(weight.data_ptr()) + weight_offset,
                          static_cast<scalar_t*>(m.data_ptr()) + offset,
                          static_cast<scalar_t*>(v.data_ptr()) + offset,
@@ -227,96 +256,22 @@ void TrainEngine::Update(const StepFigures& figures, int64_t step, const at::Ten
                  // The predictor has a loss of its own: the clip leaves it alone.
                  const double scale =
                      place.info->kind == ParameterKind::kPredictor ? 1.0 : clip_scale;
-                 update(grad_slice, parameters_.dense(), m_dense_, v_dense_, ema_dense_, from,
-                        from - begin, count, scale);
+                 update(gradient_slice_, from - begin, parameters_.dense(), from, m_dense_,
+                        v_dense_, ema_dense_, from - begin, count, scale);
                });
-    if (layout_.expert_elements() > 0) {
-      update(gradients_.experts(), parameters_.experts(), m_experts_, v_experts_, ema_experts_, 0,
-             0, layout_.expert_elements(), clip_scale);
+    for (const OwnedRun& run : layout_.owned_experts()) {
+      update(gradients_.experts(), run.place.offset, parameters_.experts(), run.place.offset,
+             m_experts_, v_experts_, ema_experts_, run.state_offset, run.place.info->elements(),
+             clip_scale);
     }
   });
   if (collectives_.world_size() > 1) {
     const at::Tensor mine = parameters_.dense().narrow(0, begin, size).clone();
     at::Tensor all = parameters_.dense().view({collectives_.world_size(), size});
     collectives_.AllGather(all, mine, "weight gather");
+    GatherExpertWeights(collectives_, parameters_);
   }
-}
-
-std::vector<StateRun> TrainEngine::DenseRuns(const std::string& prefix, at::Tensor flat,
-                                             int64_t flat_begin, int64_t begin, int64_t end) {
-  std::vector<StateRun> runs;
-  float* data = flat.data_ptr<float>();
-  ForEachRun(layout_, begin, end, [&](const ParameterPlace& place, int64_t from, int64_t count) {
-    runs.push_back({prefix + place.info->name, place.info->shape, from - place.offset, count,
-                    data + (from - flat_begin)});
-  });
-  return runs;
-}
-
-std::vector<StateRun> TrainEngine::ExpertRuns(const std::string& prefix, const at::Tensor& flat) {
-  std::vector<StateRun> runs;
-  float* data = flat.data_ptr<float>();
-  for (const ParameterPlace& place : layout_.experts()) {
-    runs.push_back({prefix + place.info->name, place.info->shape, 0, place.info->elements(),
-                    data + place.offset});
-  }
-  return runs;
-}
-
-std::vector<StateRun> TrainEngine::OwnedState() {
-  const int64_t begin = layout_.slice_begin(), end = begin + layout_.slice_elements();
-  std::vector<StateRun> runs = DenseRuns("model/", parameters_.dense(), 0, begin, end);
-  const auto append = [&](std::vector<StateRun> more) {
-    runs.insert(runs.end(), more.begin(), more.end());
-  };
-  append(DenseRuns("ema/", ema_dense_, begin, begin, end));
-  append(DenseRuns("adam_m/", m_dense_, begin, begin, end));
-  append(DenseRuns("adam_v/", v_dense_, begin, begin, end));
-  append(ExpertRuns("model/", parameters_.experts()));
-  append(ExpertRuns("ema/", ema_experts_));
-  append(ExpertRuns("adam_m/", m_experts_));
-  append(ExpertRuns("adam_v/", v_experts_));
-  return runs;
-}
-
-std::vector<StateRun> TrainEngine::NeededState() {
-  std::vector<StateRun> runs =
-      DenseRuns("model/", parameters_.dense(), 0, 0, layout_.dense_elements());
-  for (StateRun& run : OwnedState()) {
-    const bool dense_weight =
-        run.data >= parameters_.dense().data_ptr<float>() &&
-        run.data < parameters_.dense().data_ptr<float>() + layout_.dense_elements();
-    if (!dense_weight) runs.push_back(std::move(run));
-  }
-  return runs;
-}
-
-void TrainEngine::RestoreThresholds(const std::vector<std::vector<float>>& thresholds,
-                                    bool initialized) {
-  if (thresholds.size() != moe_layers_.size()) {
-    throw std::invalid_argument(absl::StrCat("checkpoint has thresholds of ", thresholds.size(),
-                                             " MoE layers, the model has ", moe_layers_.size()));
-  }
-  for (size_t l = 0; l < thresholds.size(); ++l) {
-    at::Tensor values = at::empty({static_cast<int64_t>(thresholds[l].size())},
-                                  at::TensorOptions().dtype(at::kFloat));
-    std::copy(thresholds[l].begin(), thresholds[l].end(), values.data_ptr<float>());
-    moe_layers_[l]->SetThreshold(values, initialized);
-  }
-}
-
-std::vector<std::vector<float>> TrainEngine::Thresholds() const {
-  std::vector<std::vector<float>> all;
-  for (const auto& layer : moe_layers_) {
-    const at::Tensor values = layer->threshold().to(at::kFloat).contiguous();
-    all.emplace_back(values.const_data_ptr<float>(),
-                     values.const_data_ptr<float>() + values.numel());
-  }
-  return all;
-}
-
-bool TrainEngine::thresholds_initialized() const {
-  return moe_layers_.empty() || moe_layers_.front()->threshold_initialized();
+  RefreshComputeWeights();
 }
 
 }  // namespace diffmoe

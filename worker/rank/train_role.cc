@@ -74,7 +74,7 @@ absl::StatusOr<double> Restore(RankLink& link, TrainEngine& engine) {
     const auto first = manifest.summary.thresholds.begin() + static_cast<int64_t>(i * experts);
     thresholds.emplace_back(first, first + static_cast<int64_t>(experts));
   }
-  engine.RestoreThresholds(thresholds, state[1] == "1");
+  engine.FinishRestore(thresholds, state[1] == "1");
   return elapsed;
 }
 

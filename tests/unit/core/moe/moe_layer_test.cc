@@ -37,7 +37,7 @@ class MoeLayerTest : public ::testing::Test {
 };
 
 TEST_F(MoeLayerTest, NotANumberNamesLayerExpertAndRank) {
-  MoeLayer layer(Model(), 1, parameters, MoeOptions{}, *collectives);
+  MoeLayer layer(Model(), 1, parameters, parameters, MoeOptions{}, *collectives);
   at::Tensor x = at::randn({32, 64});
   x.select(0, 17).fill_(std::numeric_limits<float>::quiet_NaN());
   MoeLayer::SavedPtr saved;
@@ -52,26 +52,25 @@ TEST_F(MoeLayerTest, NotANumberNamesLayerExpertAndRank) {
 }
 
 TEST_F(MoeLayerTest, FirstThresholdIsTheQuantileThenMovesByOneTwentieth) {
-  MoeLayer layer(Model(), 1, parameters, MoeOptions{}, *collectives);
+  MoeLayer layer(Model(), 1, parameters, parameters, MoeOptions{}, *collectives);
   EXPECT_FALSE(layer.threshold_initialized());
   MoeLayer::SavedPtr saved;
-  const at::Tensor x = at::randn({32, 64});
-  layer.Forward(x, 16, true, &saved, nullptr);
-  const at::Tensor first = layer.threshold().clone();
+  layer.Forward(at::randn({32, 64}), 16, true, &saved, nullptr);
+  EXPECT_FALSE(layer.threshold_initialized());  // forward alone moves nothing
+  const at::Tensor q1 = MoeLayer::Quantiles(*saved).clone();
+  layer.UpdateThreshold(q1);
   EXPECT_TRUE(layer.threshold_initialized());
-  layer.Forward(x, 16, true, &saved, nullptr);
-  // The same tokens have the same quantile: the average stays.
-  EXPECT_LT(layer.threshold().sub(first).abs().max().item<float>(), 1e-6f);
-  layer.Forward(x, 16, /*update_threshold=*/false, &saved, nullptr);
-  const at::Tensor before = layer.threshold().clone();
-  layer.Forward(x.neg(), 16, /*update_threshold=*/false, &saved, nullptr);
-  EXPECT_TRUE(layer.threshold().equal(before));
-  layer.Forward(x.neg(), 16, true, &saved, nullptr);
-  EXPECT_FALSE(layer.threshold().equal(before));
+  EXPECT_TRUE(layer.threshold().to(at::kDouble).equal(q1));
+  layer.Forward(at::randn({32, 64}), 16, true, &saved, nullptr);
+  const at::Tensor q2 = MoeLayer::Quantiles(*saved);
+  layer.UpdateThreshold(q2);
+  const at::Tensor want = q1.mul(0.95).add(q2.mul(0.05));
+  EXPECT_LT(layer.threshold().sub(want).abs().max().item<double>(), 1e-6);
+  EXPECT_GT(layer.threshold().sub(q1).abs().max().item<double>(), 0);
 }
 
 TEST_F(MoeLayerTest, UnreachableThresholdGivesZeroAndUsesNoExpert) {
-  MoeLayer layer(Model(), 1, parameters, MoeOptions{}, *collectives);
+  MoeLayer layer(Model(), 1, parameters, parameters, MoeOptions{}, *collectives);
   layer.SetThreshold(at::full({4}, 1.0f), true);
   int64_t used = 0;
   const at::Tensor y = layer.Infer(at::randn({32, 64}), 32, &used);
@@ -80,7 +79,7 @@ TEST_F(MoeLayerTest, UnreachableThresholdGivesZeroAndUsesNoExpert) {
 }
 
 TEST_F(MoeLayerTest, BatchMatesDoNotChooseATokensExperts) {
-  MoeLayer layer(Model(), 1, parameters, MoeOptions{}, *collectives);
+  MoeLayer layer(Model(), 1, parameters, parameters, MoeOptions{}, *collectives);
   layer.SetThreshold(at::full({4}, 0.5f), true);
   const at::Tensor mine = at::randn({16, 64}), theirs = at::randn({48, 64}).mul(10);
   int64_t alone = 0, together = 0, others = 0;
