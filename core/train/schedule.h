@@ -10,11 +10,7 @@
 namespace diffmoe {
 
 // Share of the run that is done: steps or minutes, whichever is further.
-inline double TrainingProgress(const TrainingConfig& config, int64_t step, double elapsed_seconds) {
-  const double by_steps = static_cast<double>(step) / static_cast<double>(config.steps);
-  const double by_time = config.minutes ? elapsed_seconds / (60 * *config.minutes) : 0;
-  return std::clamp(std::max(by_steps, by_time), 0.0, 1.0);
-}
+double TrainingProgress(const TrainingConfig& config, int64_t step, double elapsed_seconds);
 
 // Linear warm-up over warmup_steps, then a half cosine from the peak to final_ratio * peak. step: 0
 // for the first; progress: share of the run that is done, in [0, 1].

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/train/schedule.h"
+
 namespace diffmoe {
 namespace {
 
