@@ -2,8 +2,6 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/stack.h>
 
 #include <algorithm>
 #include <stdexcept>
@@ -35,11 +33,11 @@ void Denoiser::SetThresholds(const std::vector<std::vector<float>>& thresholds) 
   }
 }
 
-at::Tensor Denoiser::Run(const at::Tensor& x, const at::Tensor& t, const at::Tensor& labels,
-                         CapacityCounts* counts) const {
+at::Tensor Denoiser::Run(const at::Tensor& x, const at::Tensor& model_time,
+                         const at::Tensor& labels, CapacityCounts* counts) const {
   at::NoGradGuard no_grad;
   const at::ScalarType dtype = parameters_.dense().scalar_type();
-  const UnitInput input{x.to(dtype), TimeSinusoid(t.mul(model_.time_scale), 256).to(dtype), labels};
+  const UnitInput input{x.to(dtype), TimeSinusoid(model_time, 256).to(dtype), labels};
   if (layers_.empty()) return segments_.Dense(input);
   if (counts != nullptr) {
     counts->used.resize(layers_.size());
@@ -56,25 +54,6 @@ at::Tensor Denoiser::Run(const at::Tensor& x, const at::Tensor& t, const at::Ten
     state = segments_.Next(static_cast<int64_t>(l) + 1, state, y);
   }
   throw std::logic_error("unreachable");
-}
-
-at::Tensor Denoiser::GuidedVelocity(const at::Tensor& x, double t, int64_t label, double scale,
-                                    CapacityCounts* counts) const {
-  const auto floats = at::TensorOptions().dtype(at::kFloat);
-  const auto longs = at::TensorOptions().dtype(at::kLong);
-  const auto velocity = [&](const at::Tensor& out) { return out.narrow(0, 0, model_.channels); };
-  if (scale == 1) {
-    return velocity(
-        Run(x.unsqueeze(0), at::full({1}, t, floats), at::full({1}, label, longs), counts)
-            .select(0, 0));
-  }
-  at::Tensor labels = at::empty({2}, longs);
-  labels.data_ptr<int64_t>()[0] = label;
-  labels.data_ptr<int64_t>()[1] = model_.classes;
-  const at::Tensor both = Run(at::stack({x, x}), at::full({2}, t, floats), labels, counts);
-  const at::Tensor conditional = velocity(both.select(0, 0)),
-                   unconditional = velocity(both.select(0, 1));
-  return unconditional.add(conditional.sub(unconditional).mul(scale));
 }
 
 }  // namespace diffmoe

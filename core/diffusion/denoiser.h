@@ -31,16 +31,11 @@ class Denoiser {
   int64_t moe_layer_count() const { return static_cast<int64_t>(layers_.size()); }
   void SetThresholds(const std::vector<std::vector<float>>& thresholds);
 
-  // x: [n, C, H, W]; t: [n] in [0, 1] (scaled by time_scale inside); labels: [n] int64. Returns [n,
-  // out_channels, H, W]. All n samples go through each layer in one call; for bits that don't
-  // depend on batch mates call with one sample's rows at a time.
-  at::Tensor Run(const at::Tensor& x, const at::Tensor& t, const at::Tensor& labels,
+  // x: [n, C, H, W]; model_time: [n] fp32, what the sinusoid sees (Process::ModelTime); labels: [n]
+  // int64. Returns [n, out_channels, H, W]. All n samples go through each layer in one call; for
+  // bits that don't depend on batch mates call with one sample's rows at a time.
+  at::Tensor Run(const at::Tensor& x, const at::Tensor& model_time, const at::Tensor& labels,
                  CapacityCounts* counts = nullptr) const;
-
-  // Classifier-free guidance: uncond + scale * (cond - uncond); the two halves share one call. x:
-  // [C, H, W].
-  at::Tensor GuidedVelocity(const at::Tensor& x, double t, int64_t label, double scale,
-                            CapacityCounts* counts = nullptr) const;
 
  private:
   const ModelConfig model_;
