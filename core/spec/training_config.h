@@ -84,6 +84,7 @@ struct OptimizerConfig {
   double final_ratio = 1;
   double clip_norm = 0;
   double ema_decay = 0.9999;
+  bool ema_warmup = true;  // the decay rises to ema_decay: min(ema_decay, (1 + s) / (10 + s))
 };
 
 enum class DeviceKind { kCpu, kCuda };

@@ -24,8 +24,9 @@ inline double LearningRateAt(const OptimizerConfig& optimizer, int64_t step, dou
   return rate * (optimizer.final_ratio + (1 - optimizer.final_ratio) * cosine);
 }
 
-// Decay of the weight average at 0-based `step`: rises to ema_decay.
+// Decay of the weight average at 0-based `step`: rises to ema_decay, or is constant.
 inline double EmaDecayAt(const OptimizerConfig& optimizer, int64_t step) {
+  if (!optimizer.ema_warmup) return optimizer.ema_decay;
   const double s = static_cast<double>(step);
   return std::min(optimizer.ema_decay, (1 + s) / (10 + s));
 }

@@ -9,7 +9,6 @@
 #include <chrono>
 
 #include "core/base/planted_faults.h"
-#include "core/diffusion/rectified_flow.h"
 #include "core/model/embedding.h"
 #include "core/parallel/gradient_tree.h"
 #include "core/train/expert_replicas.h"
@@ -63,6 +62,7 @@ TrainEngine::TrainEngine(const TrainingConfig& config, Collectives& collectives,
     : config_(config),
       options_(options),
       collectives_(collectives),
+      process_(MakeProcess(config.diffusion)),
       layout_(config.model, collectives.rank(), collectives.world_size(), config.expert_parallel,
               /*local_rows=*/!config.deterministic),
       parameters_(layout_, options.dtype),
@@ -73,7 +73,8 @@ TrainEngine::TrainEngine(const TrainingConfig& config, Collectives& collectives,
   Parameters& compute = rounded_ ? *rounded_ : parameters_;
   compute.RequireGradients();
   segments_ = std::make_unique<Segments>(config_.model, compute);
-  const MoeOptions moe = LayerOptions(config_, std::max<int64_t>(segments_->moe_layers(), 1));
+  MoeOptions moe = LayerOptions(config_, std::max<int64_t>(segments_->moe_layers(), 1));
+  moe.threshold_decay = options_.threshold_decay;
   for (int64_t i = 0; i < segments_->moe_layers(); ++i) {
     moe_layers_.push_back(std::make_unique<MoeLayer>(config_.model, segments_->moe_block(i),
                                                      parameters_, compute, moe, collectives_));
@@ -148,10 +149,11 @@ void TrainEngine::ForwardBackward(const Batch& batch) {
 void TrainEngine::FinishUnit(const Batch& batch, int64_t unit, UnitTape& tape,
                              const at::Tensor& output) {
   const Batch part = Part(batch, unit * unit_samples_, unit_samples_);
-  const at::Tensor target = part.images.to(options_.dtype).sub(part.noise.to(options_.dtype));
+  const at::Tensor x = part.images.to(options_.dtype), noise = part.noise.to(options_.dtype);
   const double elements =
-      static_cast<double>(config_.global_batch) * static_cast<double>(target[0].numel());
-  const FlowLoss loss = RectifiedFlowLoss(output.to(options_.dtype), target, elements);
+      static_cast<double>(config_.global_batch) * static_cast<double>(x[0].numel());
+  const ProcessLoss loss = process_->Loss(output.detach().to(options_.dtype), x, noise,
+                                          process_->Noisy(x, noise, part.t), part.t, elements);
   unit_losses_.push_back(loss.loss);
   unit_outputs_.push_back(output.detach());
   tape.grad_output = loss.grad_output.to(output.scalar_type());
@@ -177,10 +179,11 @@ void TrainEngine::Forward(const Batch& batch, std::vector<UnitTape>& tapes) {
   const ModelConfig& model = config_.model;
   const int64_t layers = segments_->moe_layers();
   const at::ScalarType compute = compute_dtype();
-  const at::Tensor noisy = Interpolate(batch.images.to(options_.dtype),
-                                       batch.noise.to(options_.dtype), batch.t.to(options_.dtype))
-                               .to(compute);
-  const at::Tensor sinusoid = TimeSinusoid(batch.t.mul(model.time_scale), 256).to(compute);
+  const at::Tensor noisy =
+      process_->Noisy(batch.images.to(options_.dtype), batch.noise.to(options_.dtype), batch.t)
+          .to(compute);
+  const at::Tensor sinusoid =
+      TimeSinusoid(process_->ModelTime(batch.t, model.time_scale), 256).to(compute);
   moe_stats_.emplace_back(moe_layers_.size());
   selections_.emplace_back();
   quantiles_.emplace_back();

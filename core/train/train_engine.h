@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "core/diffusion/process.h"
 #include "core/model/parameters.h"
 #include "core/model/segment.h"
 #include "core/moe/moe_layer.h"
@@ -31,6 +32,7 @@ namespace diffmoe {
 
 struct EngineOptions {
   at::ScalarType dtype = at::kFloat;  // of the master weights; fp64 in parity tests
+  double threshold_decay = 0.95;
 };
 
 // Figures of one MoE layer over the global batch.
@@ -97,6 +99,9 @@ class TrainEngine {
   std::vector<std::vector<float>> Thresholds() const;
   bool thresholds_initialized() const;
 
+  // The state tensor of that name, flat, when this rank owns all of it; otherwise undefined.
+  at::Tensor State(const std::string& name) const;
+
   const ParameterLayout& layout() const { return layout_; }
   Parameters& parameters() { return parameters_; }
   // After ForwardBackward: of owned experts the gradient of the global loss; of dense parameters
@@ -145,6 +150,7 @@ class TrainEngine {
   const TrainingConfig config_;
   const EngineOptions options_;
   Collectives& collectives_;
+  const std::unique_ptr<Process> process_;
   ParameterLayout layout_;
   Parameters parameters_, gradients_;
   std::unique_ptr<Parameters> rounded_;  // bf16 copies to compute with

@@ -75,6 +75,29 @@ std::vector<StateRun> TrainEngine::NeededState() {
   return runs;
 }
 
+at::Tensor TrainEngine::State(const std::string& name) const {
+  const size_t slash = name.find('/');
+  const std::string kind = name.substr(0, slash), key = name.substr(slash + 1);
+  if (kind == "model")
+    return parameters_.contains(key) ? parameters_.at(key).view({-1}) : at::Tensor();
+  const at::Tensor& dense = kind == "ema" ? ema_dense_ : kind == "adam_m" ? m_dense_ : v_dense_;
+  const at::Tensor& experts = kind == "ema"      ? ema_experts_
+                              : kind == "adam_m" ? m_experts_
+                                                 : v_experts_;
+  const int64_t begin = layout_.slice_begin(), end = begin + layout_.slice_elements();
+  for (const ParameterPlace& place : layout_.dense()) {
+    if (place.info->name != key) continue;
+    const int64_t elements = place.info->elements();
+    if (place.offset < begin || place.offset + elements > end) return at::Tensor();
+    return dense.narrow(0, place.offset - begin, elements);
+  }
+  for (const OwnedRun& run : layout_.owned_experts()) {
+    if (run.place.info->name != key) continue;
+    return experts.narrow(0, run.state_offset, run.place.info->elements());
+  }
+  return at::Tensor();
+}
+
 void TrainEngine::FinishRestore(const std::vector<std::vector<float>>& thresholds,
                                 bool initialized) {
   RefreshComputeWeights();
