@@ -76,15 +76,11 @@ class DpmSolver2MSampler final : public DdpmSampler {
   using DdpmSampler::DdpmSampler;
 
  private:
-  double HalfLogSnr(int64_t step) const {
-    const double a = schedule_.alphas_cumprod[static_cast<size_t>(step)];
-    return 0.5 * std::log(a / (1 - a));
-  }
   at::Tensor Advance(const DdpmPrediction& prediction, const at::Tensor&) override {
     const int64_t step = left_ - 1;
     if (step == 0) return prediction.x0;
     const size_t from = static_cast<size_t>(step), to = from - 1;
-    const double length = HalfLogSnr(step - 1) - HalfLogSnr(step);
+    const double length = schedule_.HalfLogSnr(step - 1) - schedule_.HalfLogSnr(step);
     at::Tensor image = prediction.x0;
     if (previous_.defined()) {
       const double reach = length / (2 * previous_length_);

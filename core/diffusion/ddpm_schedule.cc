@@ -1,5 +1,6 @@
 #include "core/diffusion/ddpm_schedule.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <stdexcept>
@@ -92,6 +93,33 @@ DdpmSchedule DdpmSchedule::Respaced(const std::vector<int64_t>& steps) const {
   DdpmSchedule out = FromBetas(std::move(kept));
   out.timestep_map = std::move(map);
   return out;
+}
+
+double DdpmSchedule::HalfLogSnr(int64_t step) const {
+  const double a = alphas_cumprod.at(static_cast<size_t>(step));
+  return 0.5 * std::log(a / (1 - a));
+}
+
+std::vector<int64_t> LogSnrSteps(const DdpmSchedule& schedule, int64_t count) {
+  const int64_t total = schedule.size();
+  if (count < 2 || count > total) {
+    throw std::invalid_argument(
+        absl::StrCat("steps: expected 2 to ", total, " of the schedule, got ", count));
+  }
+  const double first = schedule.HalfLogSnr(0), last = schedule.HalfLogSnr(total - 1);
+  std::vector<int64_t> steps;
+  int64_t step = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const double wanted =
+        first + (last - first) * static_cast<double>(i) / static_cast<double>(count - 1);
+    const auto distance = [&](int64_t k) { return std::abs(schedule.HalfLogSnr(k) - wanted); };
+    // Enough steps are left for the others.
+    const int64_t most = total - count + i;
+    while (step < most && distance(step + 1) <= distance(step)) ++step;
+    steps.push_back(step);
+    step = std::min(step + 1, total - 1);
+  }
+  return steps;
 }
 
 std::vector<int64_t> SpacedSteps(int64_t total, const std::string& spacing) {

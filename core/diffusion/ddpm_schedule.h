@@ -20,6 +20,8 @@ struct DdpmSchedule {
   // Keeps `steps` (ascending, of this schedule) with their alphas_cumprod.
   DdpmSchedule Respaced(const std::vector<int64_t>& steps) const;
 
+  // Half the logarithm of the signal-to-noise ratio a / (1 - a), a = alphas_cumprod[step].
+  double HalfLogSnr(int64_t step) const;
   int64_t size() const { return static_cast<int64_t>(betas.size()); }
 
   std::vector<int64_t> timestep_map;
@@ -40,5 +42,10 @@ struct DdpmSchedule {
 // steps are kept, first and last included, positions accumulated in floating point and rounded half
 // to even. Throws std::invalid_argument when that isn't possible.
 std::vector<int64_t> SpacedSteps(int64_t total, const std::string& spacing);
+
+// `count` steps of `schedule`, ascending, first and last included, as evenly spaced in the
+// logarithm of the signal-to-noise ratio as whole steps can be. Throws std::invalid_argument unless
+// `count` is from 2 to the schedule's size.
+std::vector<int64_t> LogSnrSteps(const DdpmSchedule& schedule, int64_t count);
 
 }  // namespace diffmoe

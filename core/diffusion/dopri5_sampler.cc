@@ -1,4 +1,5 @@
 #include <ATen/ops/maximum.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <cmath>
@@ -114,7 +115,7 @@ class Dopri5Sampler final : public Sampler {
   void FinishStep() {
     const at::Tensor end = Weighted(x_, kStages[5], length_);
     const at::Tensor tolerance = at::maximum(x_.abs(), end.abs()).mul(relative_).add(absolute_);
-    const at::Tensor error = Weighted(slopes_[0].mul(0), kError, length_);
+    const at::Tensor error = Weighted(at::zeros_like(x_), kError, length_);
     const double ratio = RootMeanSquare(error.div(tolerance));
     const double old_length = length_;
     if (ratio <= 1) {

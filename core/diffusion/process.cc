@@ -1,7 +1,5 @@
 #include "core/diffusion/process.h"
 
-#include <ATen/ops/zeros_like.h>
-
 #include <algorithm>
 #include <cmath>
 

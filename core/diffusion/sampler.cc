@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include <stdexcept>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/philox.h"
@@ -29,10 +30,11 @@ std::unique_ptr<Sampler> MakeSampler(const SamplerOptions& options, ProcessKind 
   }
   if (options.kind == SamplerKind::kDopri5) return MakeDopri5Sampler(options, noise);
   if (process == ProcessKind::kRectifiedFlow) return MakeFlowSampler(options, noise, step_noise);
-  return MakeDdpmSampler(
-      options,
-      DdpmSchedule::Linear().Respaced(SpacedSteps(kDdpmSteps, absl::StrCat(options.steps))), noise,
-      step_noise);
+  const DdpmSchedule linear = DdpmSchedule::Linear();
+  const std::vector<int64_t> steps = options.kind == SamplerKind::kDpmSolver2M
+                                         ? LogSnrSteps(linear, options.steps)
+                                         : SpacedSteps(kDdpmSteps, absl::StrCat(options.steps));
+  return MakeDdpmSampler(options, linear.Respaced(steps), noise, step_noise);
 }
 
 at::Tensor InitialNoise(const ModelConfig& model, uint64_t seed, uint32_t image) {

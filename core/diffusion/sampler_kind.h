@@ -21,7 +21,7 @@ enum class SamplerKind {
   // DDPM.
   kAncestral,
   kDdim,
-  kDpmSolver2M,  // DPM-Solver++(2M)
+  kDpmSolver2M,  // DPM-Solver++(2M), steps even in the logarithm of the signal-to-noise ratio
 };
 
 struct SamplerOptions {

@@ -6,12 +6,14 @@
 
 #include "core/base/philox.h"
 #include "core/data/image_dataset.h"
+#include "core/diffusion/process.h"
 
 namespace diffmoe {
 namespace {
 
 float DrawTime(const TrainingConfig& config, uint64_t step, uint32_t sample) {
   const RandomStream stream(config.seed, RandomUse::kTime, step, sample);
+  if (config.diffusion.process == ProcessKind::kDdpm) return DdpmTrainingTime(stream.Uniform());
   if (config.diffusion.time_sampling == TimeSampling::kUniform) return stream.Uniform();
   return 1.0f / (1.0f + std::exp(-stream.FirstNormal()));
 }

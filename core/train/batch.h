@@ -15,7 +15,7 @@ namespace diffmoe {
 struct Batch {
   at::Tensor images;  // [n, C, H, W] fp32 in [-1, 1]
   at::Tensor noise;   // [n, C, H, W] standard normal
-  at::Tensor t;       // [n] in [0, 1]
+  at::Tensor t;       // [n] in [0, 1]; DDPM: a step, 0 to 999
   at::Tensor labels;  // [n] int64, dropped labels replaced by `classes`
 };
 
