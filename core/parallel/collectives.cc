@@ -22,7 +22,7 @@ void Collectives::Count(const std::string& what, std::span<const int64_t> bytes_
   const size_t ranks = static_cast<size_t>(world_size()), me = static_cast<size_t>(rank());
   counters_.bytes_to_rank.resize(ranks, 0);
   counters_.rows_to_rank.resize(ranks, 0);
-  CollectiveCount& named = counters_.by_name[what];
+  CollectiveCount& named = by_name_[what];
   for (size_t r = 0; r < ranks; ++r) {
     if (r == me) continue;
     counters_.bytes_to_rank[r] += bytes_to_rank[r];

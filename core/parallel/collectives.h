@@ -34,8 +34,7 @@ struct CollectiveCounters {
   int64_t bytes_sent = 0;
   double seconds = 0;                  // in collectives: waiting for peers and moving bytes
   std::vector<int64_t> bytes_to_rank;  // [world_size]
-  std::vector<int64_t> rows_to_rank;   // [world_size], of AllToAllRows alone
-  std::map<std::string, CollectiveCount> by_name;  // key: `what`
+  std::vector<int64_t> rows_to_rank;   // [world_size], of AllToAllRows of matrices
 };
 
 class Collectives {
@@ -60,6 +59,8 @@ class Collectives {
   virtual void ReduceScatter(at::Tensor& out, const at::Tensor& in, const std::string& what);
 
   const CollectiveCounters& counters() const { return counters_; }
+  // Key: `what`.
+  const std::map<std::string, CollectiveCount>& counts_by_name() const { return by_name_; }
 
  protected:
   // One finished collective. bytes_to_rank: [world_size]; rows_to_rank: the same, or empty.
@@ -70,8 +71,15 @@ class Collectives {
                  const std::vector<int64_t>& receive_rows, const std::vector<int64_t>& send_rows,
                  const std::string& what) const;
 
+  // `rows` when `in` has rows of several elements, otherwise empty.
+  static std::span<const int64_t> CountedRows(const at::Tensor& in,
+                                              const std::vector<int64_t>& rows) {
+    return in.dim() > 1 ? std::span<const int64_t>(rows) : std::span<const int64_t>();
+  }
+
  private:
   CollectiveCounters counters_;
+  std::map<std::string, CollectiveCount> by_name_;
 };
 
 // A single rank: copies.

@@ -46,7 +46,7 @@ class GlooCollectives final : public Collectives {
     }
     // alltoall_base moves its count vectors out: it gets copies.
     std::vector<int64_t> receive = receive_rows, send = send_rows;
-    Run(what, bytes, send_rows,
+    Run(what, bytes, CountedRows(in, send_rows),
         [&] { return group_->alltoall_base(out, const_cast<at::Tensor&>(in), receive, send); });
   }
 
@@ -62,7 +62,7 @@ class GlooCollectives final : public Collectives {
   }
 
   void Run(const std::string& what, const std::vector<int64_t>& bytes_to_rank,
-           const std::vector<int64_t>& rows_to_rank,
+           std::span<const int64_t> rows_to_rank,
            const std::function<c10::intrusive_ptr<c10d::Work>()>& start) {
     const auto begin = std::chrono::steady_clock::now();
     try {

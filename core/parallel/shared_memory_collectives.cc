@@ -82,7 +82,7 @@ class SharedMemoryCollectives final : public Collectives {
       for (const int64_t n : rows) all.push_back(static_cast<size_t>(n) * row_bytes);
       return all;
     };
-    Exchange(out, in, bytes(receive_rows), bytes(send_rows), send_rows, what);
+    Exchange(out, in, bytes(receive_rows), bytes(send_rows), CountedRows(in, send_rows), what);
   }
 
   void AllGather(at::Tensor& out, const at::Tensor& in, const std::string& what) override {
@@ -145,7 +145,7 @@ class SharedMemoryCollectives final : public Collectives {
   }
 
   void Exchange(at::Tensor& out, const at::Tensor& in, std::vector<size_t> receive_bytes,
-                std::vector<size_t> send_bytes, const std::vector<int64_t>& rows,
+                std::vector<size_t> send_bytes, std::span<const int64_t> rows,
                 const std::string& what) {
     Messages messages = Split(in, std::move(send_bytes));
     messages.receive_bytes = std::move(receive_bytes);
@@ -180,7 +180,7 @@ class SharedMemoryCollectives final : public Collectives {
   // Runs a collective. consume(begin, room, read): bytes [begin, begin + room) of each peer's
   // message, or fewer at its end, stand at read[peer].
   using Consume = std::function<void(size_t, size_t, const std::vector<const std::byte*>&)>;
-  void Run(const std::string& what, const Messages& messages, const std::vector<int64_t>& rows,
+  void Run(const std::string& what, const Messages& messages, std::span<const int64_t> rows,
            const Consume& consume) {
     if (!failure_.empty()) Fail(what, absl::StrCat("the group has failed before: ", failure_));
     const Clock::time_point begin = Clock::now();

@@ -219,7 +219,7 @@ Json MoeLayerShare(int64_t width, int64_t experts) {
   const ParameterLayout layout(model, 0, 1);
   Parameters parameters(layout, at::kFloat), gradients(layout, at::kFloat);
   parameters.Initialize(1);
-  MoeLayer layer(model, 0, parameters, MoeOptions{}, *collectives);
+  MoeLayer layer(model, 0, parameters, parameters, MoeOptions{}, *collectives);
   const at::Tensor x = at::randn({tokens, width}), dy = at::randn({tokens, width});
   const double layer_seconds = TimeOf(9, [&] {
     MoeLayer::SavedPtr saved;
