@@ -1,10 +1,6 @@
 #include "core/parallel/gloo_collectives.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <functional>
-#include <numeric>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -31,10 +27,11 @@ class GlooCollectives final : public Collectives {
 
   int rank() const override { return rank_; }
   int world_size() const override { return world_size_; }
+  const char* transport() const override { return "gloo"; }
 
   void AllToAll(at::Tensor& out, const at::Tensor& in, const std::string& what) override {
     std::vector<int64_t> even;
-    Run(what, in,
+    Run(what, EvenBytes(in.nbytes() / static_cast<size_t>(world_size_)), {},
         [&] { return group_->alltoall_base(out, const_cast<at::Tensor&>(in), even, even); });
   }
 
@@ -42,27 +39,30 @@ class GlooCollectives final : public Collectives {
                     const std::vector<int64_t>& send_rows, const std::string& what) override {
     // A receiver that is sent more than it expects dies inside Gloo, and fewer rows leave old
     // bytes; so both sides check what they can see.
-    const auto sum = [](const std::vector<int64_t>& rows) {
-      return std::accumulate(rows.begin(), rows.end(), int64_t{0});
-    };
-    if (sum(receive_rows) != out.size(0) || sum(send_rows) != in.size(0)) {
-      throw CollectiveError(absl::StrCat("rank ", rank_, ", ", what, ": expected to send ",
-                                         sum(send_rows), " and receive ", sum(receive_rows),
-                                         " rows, buffers have ", in.size(0), " and ", out.size(0)));
+    CheckRows(out, in, receive_rows, send_rows, what);
+    std::vector<int64_t> bytes;
+    for (const int64_t rows : send_rows) {
+      bytes.push_back(in.size(0) == 0 ? 0 : rows * static_cast<int64_t>(in.nbytes()) / in.size(0));
     }
     // alltoall_base moves its count vectors out: it gets copies.
     std::vector<int64_t> receive = receive_rows, send = send_rows;
-    Run(what, in,
+    Run(what, bytes, CountedRows(in, send_rows),
         [&] { return group_->alltoall_base(out, const_cast<at::Tensor&>(in), receive, send); });
   }
 
   void AllGather(at::Tensor& out, const at::Tensor& in, const std::string& what) override {
     at::Tensor flat = out.view({-1});
-    Run(what, in, [&] { return group_->_allgather_base(flat, const_cast<at::Tensor&>(in)); });
+    Run(what, EvenBytes(in.nbytes()), {},
+        [&] { return group_->_allgather_base(flat, const_cast<at::Tensor&>(in)); });
   }
 
  private:
-  void Run(const std::string& what, const at::Tensor& in,
+  std::vector<int64_t> EvenBytes(size_t bytes) const {
+    return std::vector<int64_t>(static_cast<size_t>(world_size_), static_cast<int64_t>(bytes));
+  }
+
+  void Run(const std::string& what, const std::vector<int64_t>& bytes_to_rank,
+           std::span<const int64_t> rows_to_rank,
            const std::function<c10::intrusive_ptr<c10d::Work>()>& start) {
     const auto begin = std::chrono::steady_clock::now();
     try {
@@ -71,10 +71,8 @@ class GlooCollectives final : public Collectives {
       throw CollectiveError(
           absl::StrCat("rank ", rank_, " of ", world_size_, ", ", what, ": ", error.what()));
     }
-    counters_.seconds +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    counters_.calls += 1;
-    counters_.bytes_sent += static_cast<int64_t>(in.nbytes()) / world_size_ * (world_size_ - 1);
+    Count(what, bytes_to_rank, rows_to_rank,
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
 
   int rank_, world_size_;

@@ -1,6 +1,6 @@
 #include "core/parallel/gradient_tree.h"
 
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty.h>
 
 #include <stdexcept>
 #include <utility>
@@ -29,11 +29,9 @@ at::Tensor ReduceScatterTree(Collectives& collectives, const at::Tensor& flat,
                              const std::string& what) {
   const int64_t ranks = collectives.world_size();
   if (ranks == 1) return flat;
-  at::Tensor parts = at::empty_like(flat).view({ranks, -1});
-  collectives.AllToAll(parts, flat.view({ranks, -1}), what);
-  GradientTree tree;
-  for (int64_t r = 0; r < ranks; ++r) tree.Add({parts.select(0, r)});
-  return tree.Take().front();
+  at::Tensor sum = at::empty({flat.numel() / ranks}, flat.options());
+  collectives.ReduceScatter(sum, flat, what);
+  return sum;
 }
 
 }  // namespace diffmoe

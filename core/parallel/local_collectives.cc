@@ -7,6 +7,7 @@ class LocalCollectives final : public Collectives {
  public:
   int rank() const override { return 0; }
   int world_size() const override { return 1; }
+  const char* transport() const override { return "local"; }
   void AllToAll(at::Tensor& out, const at::Tensor& in, const std::string&) override {
     out.copy_(in);
   }
@@ -15,6 +16,9 @@ class LocalCollectives final : public Collectives {
     out.copy_(in);
   }
   void AllGather(at::Tensor& out, const at::Tensor& in, const std::string&) override {
+    out.copy_(in.view_as(out));
+  }
+  void ReduceScatter(at::Tensor& out, const at::Tensor& in, const std::string&) override {
     out.copy_(in.view_as(out));
   }
 };

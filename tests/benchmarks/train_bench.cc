@@ -21,7 +21,7 @@
 #include <vector>
 
 #include "core/base/philox.h"
-#include "core/parallel/gloo_collectives.h"
+#include "core/parallel/shared_memory_collectives.h"
 #include "core/train/train_engine.h"
 
 namespace diffmoe {
@@ -173,10 +173,8 @@ Json RunProcesses(const Workload& workload, int ranks, int steps) {
 
 int RankMain(const std::string& workload, int rank, int ranks, int steps,
              const std::string& store_path) {
-  std::unique_ptr<Collectives> collectives =
-      ranks == 1 ? MakeLocalCollectives()
-                 : MakeGlooCollectives(c10::make_intrusive<c10d::FileStore>(store_path, ranks),
-                                       rank, ranks, std::chrono::seconds(60));
+  const std::unique_ptr<Collectives> collectives =
+      MakeCollectives(c10::make_intrusive<c10d::FileStore>(store_path, ranks), rank, ranks);
   const Json figures = RunSteps(MakeWorkload(workload), *collectives, steps);
   if (rank == 0) {
     const std::string text = figures.dump();

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <exception>
 #include <mutex>
@@ -12,16 +13,15 @@
 #include "core/parallel/gloo_collectives.h"
 
 namespace diffmoe {
+namespace {
 
-void RunRanks(int world_size, const std::function<void(Collectives&)>& body) {
-  if (world_size == 1) {
-    const auto collectives = MakeLocalCollectives();
-    body(*collectives);
-    return;
-  }
+using Store = c10::intrusive_ptr<c10d::Store>;
+using JoinGroup = std::function<std::unique_ptr<Collectives>(Store store, int rank)>;
+
+void RunThreads(int world_size, const JoinGroup& join, const RankBody& body) {
   // c10d's flight recorder is one object per process and not safe for several groups at once.
   setenv("TORCH_FR_BUFFER_SIZE", "0", 1);
-  const auto store = c10::make_intrusive<c10d::HashStore>();
+  const Store store = c10::make_intrusive<c10d::HashStore>();
   std::mutex mutex;
   std::exception_ptr failure;
   std::vector<std::thread> ranks;
@@ -29,8 +29,7 @@ void RunRanks(int world_size, const std::function<void(Collectives&)>& body) {
     ranks.emplace_back([&, rank] {
       try {
         at::set_num_threads(1);
-        const auto collectives =
-            MakeGlooCollectives(store, rank, world_size, std::chrono::seconds(30));
+        const std::unique_ptr<Collectives> collectives = join(store, rank);
         body(*collectives);
       } catch (...) {
         std::lock_guard<std::mutex> lock(mutex);
@@ -40,6 +39,26 @@ void RunRanks(int world_size, const std::function<void(Collectives&)>& body) {
   }
   for (std::thread& rank : ranks) rank.join();
   if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace
+
+void RunRanks(int world_size, const RankBody& body, const CollectivesOptions& options) {
+  RunThreads(
+      world_size,
+      [&](Store store, int rank) {
+        return MakeCollectives(std::move(store), rank, world_size, options);
+      },
+      body);
+}
+
+void RunRanksOverGloo(int world_size, const RankBody& body) {
+  RunThreads(
+      world_size,
+      [&](Store store, int rank) {
+        return MakeGlooCollectives(std::move(store), rank, world_size, std::chrono::seconds(30));
+      },
+      body);
 }
 
 }  // namespace diffmoe

@@ -11,7 +11,7 @@
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "core/data/image_dataset.h"
-#include "core/parallel/gloo_collectives.h"
+#include "core/parallel/shared_memory_collectives.h"
 #include "core/train/train_engine.h"
 #include "worker/rank/checkpoint_writer.h"
 #include "worker/rank/control_store.h"
@@ -28,9 +28,12 @@ double Now() {
 std::unique_ptr<Collectives> JoinGroup(RankLink& link, const TrainingConfig& config) {
   const RankAssignment& assignment = link.assignment();
   if (assignment.world_size == 1) return MakeLocalCollectives();
-  const std::chrono::milliseconds budget(static_cast<int64_t>(config.step_budget_seconds * 1000));
-  return MakeGlooCollectives(MakeControlStore(link, budget), assignment.rank, assignment.world_size,
-                             budget, assignment.rank_address);
+  CollectivesOptions options;
+  options.timeout =
+      std::chrono::milliseconds(static_cast<int64_t>(config.step_budget_seconds * 1000));
+  options.interface_address = assignment.rank_address;
+  return MakeCollectives(MakeControlStore(link, options.timeout), assignment.rank,
+                         assignment.world_size, options);
 }
 
 // State that isn't a tensor, as "elapsed_seconds thresholds_initialized".
