@@ -38,7 +38,7 @@ ModelConfig ToModelConfig(const v1::ModelSpec& spec) {
   config.activation =
       spec.activation() == v1::ACTIVATION_SWIGLU ? Activation::kSwiglu : Activation::kGelu;
   config.classes = spec.classes();
-  config.time_scale = spec.time_scale();
+  if (spec.has_time_scale()) config.time_scale = spec.time_scale();
   config.learn_sigma = spec.learn_sigma();
   if (spec.has_experts()) config.experts = spec.experts();
   if (spec.has_expert_width_ratio()) config.expert_width_ratio = spec.expert_width_ratio();
