@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "client/commands/commands.h"
 #include "client/output/table.h"
 #include "core/base/exit_code.h"
@@ -29,7 +30,15 @@ std::string RangeText(const v1::FieldRule& rule) {
 }
 
 std::string DefaultText(const v1::FieldRule& rule) {
-  return rule.required() ? "required" : rule.has_default_value() ? rule.default_value() : "";
+  if (rule.required()) return "required";
+  if (!rule.required_unless().empty()) return "required unless " + rule.required_unless();
+  return rule.has_default_value() ? rule.default_value() : rule.default_note();
+}
+
+std::string AppliesText(const v1::FieldRule& rule) {
+  const FieldCondition condition = ConditionOf(rule);
+  if (condition.field.empty()) return "";
+  return absl::StrCat(condition.field, " ", absl::StrJoin(condition.values, ", "));
 }
 
 // The field and, for a section, all below it; every field for an empty path.
@@ -52,7 +61,8 @@ std::string FieldDocumentation(const std::string& path) {
           {{"  expects", ExpectedTextOf(field)},
            {"  range", RangeText(rule)},
            {"  longest", rule.has_max_length() ? absl::StrCat(rule.max_length(), " bytes") : ""},
-           {"  default", DefaultText(rule)}}));
+           {"  default", DefaultText(rule)},
+           {"  only for", AppliesText(rule)}}));
 }
 
 std::string FieldsTable(const std::vector<std::string>& paths) {
@@ -74,7 +84,10 @@ std::string RulesText(const std::vector<std::string>& paths, OutputFormat format
                     {"expects", ExpectedTextOf(field)},
                     {"range", RangeText(rule)},
                     {"default_value", rule.default_value()},
-                    {"required", rule.required()}});
+                    {"default_note", rule.default_note()},
+                    {"required", rule.required()},
+                    {"required_unless", rule.required_unless()},
+                    {"applies_when", rule.applies_when()}});
   }
   return JsonText(list, format);
 }

@@ -102,6 +102,13 @@ absl::Status SafetensorsReader::ParseHeader(int64_t file_bytes) {
   return absl::OkStatus();
 }
 
+const std::string* SafetensorsReader::FindMetadata(std::string_view key) const {
+  for (const auto& [name, value] : metadata_) {
+    if (name == key) return &value;
+  }
+  return nullptr;
+}
+
 const SafetensorsInfo* SafetensorsReader::Find(const std::string& name) const {
   const auto found = by_name_.find(name);
   return found == by_name_.end() ? nullptr : found->second;
@@ -138,7 +145,7 @@ absl::StatusOr<std::vector<float>> SafetensorsReader::ReadFloats(const std::stri
 }
 
 absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
-    const std::string& path, const std::map<std::string, std::string>& metadata,
+    const std::string& path, const SafetensorsMetadata& metadata,
     std::vector<SafetensorsInfo> tensors) {
   auto json = MakeSafetensorsHeader(metadata, tensors);
   if (!json.ok()) return InFile(path, json.status());
@@ -172,8 +179,7 @@ absl::Status SafetensorsWriter::Finish() {
   return file_->Commit();
 }
 
-absl::Status WriteSafetensors(const std::string& path,
-                              const std::map<std::string, std::string>& metadata,
+absl::Status WriteSafetensors(const std::string& path, const SafetensorsMetadata& metadata,
                               absl::Span<const SafetensorsData> tensors) {
   std::vector<SafetensorsInfo> infos;
   for (const SafetensorsData& tensor : tensors) {

@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -31,6 +32,9 @@ struct SafetensorsInfo {
   int64_t elements() const;
 };
 
+// Free text of the header, in the order of the file.
+using SafetensorsMetadata = std::vector<std::pair<std::string, std::string>>;
+
 // Bytes of one element, or 0 for an unknown dtype.
 int64_t SafetensorsDtypeSize(std::string_view dtype);
 
@@ -44,7 +48,9 @@ class SafetensorsReader {
   SafetensorsReader(const SafetensorsReader&) = delete;
   SafetensorsReader& operator=(const SafetensorsReader&) = delete;
 
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const SafetensorsMetadata& metadata() const { return metadata_; }
+  // The value of a metadata key, or nullptr. Lives as long as the reader.
+  const std::string* FindMetadata(std::string_view key) const;
   // In the order of their bytes.
   const std::vector<SafetensorsInfo>& tensors() const { return tensors_; }
   // The tensor of that name, or nullptr. Lives as long as the reader.
@@ -64,7 +70,7 @@ class SafetensorsReader {
   std::string path_;
   int fd_;
   int64_t data_begin_ = 0;
-  std::map<std::string, std::string> metadata_;
+  SafetensorsMetadata metadata_;
   std::vector<SafetensorsInfo> tensors_;
   std::map<std::string_view, const SafetensorsInfo*> by_name_;
 };
@@ -72,12 +78,12 @@ class SafetensorsReader {
 // Writes a file in one pass without holding its tensors in memory: Create with the complete list,
 // then Append the bytes of all tensors in that order, in pieces of any size, then Finish. The file
 // appears at Finish, whole. Not thread-safe. Errors: INVALID_ARGUMENT for an unknown dtype,
-// negative dimension, repeated or unprintable name, and for too many or too few bytes; file errors
-// as in AtomicFile.
+// negative dimension, repeated or unprintable name or metadata key, and for too many or too few
+// bytes; file errors as in AtomicFile.
 class SafetensorsWriter {
  public:
   static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(
-      const std::string& path, const std::map<std::string, std::string>& metadata,
+      const std::string& path, const SafetensorsMetadata& metadata,
       std::vector<SafetensorsInfo> tensors);
 
   // The list with offset and bytes filled in.
@@ -103,8 +109,7 @@ struct SafetensorsData {
   std::string_view data;  // little-endian
 };
 
-absl::Status WriteSafetensors(const std::string& path,
-                              const std::map<std::string, std::string>& metadata,
+absl::Status WriteSafetensors(const std::string& path, const SafetensorsMetadata& metadata,
                               absl::Span<const SafetensorsData> tensors);
 
 }  // namespace diffmoe

@@ -66,7 +66,8 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
 
   bool string(string_t& value) override {
     if (place_ == Place::kMetadata) {
-      if (!header_.metadata.emplace(field_, value).second) {
+      header_.metadata.emplace_back(field_, value);
+      if (!seen_.insert(field_).second) {
         return Fail(absl::StrCat("metadata key '", EscapeForLog(field_), "' appears twice"));
       }
       return true;
@@ -258,12 +259,17 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view json,
   return header;
 }
 
-absl::StatusOr<std::string> MakeSafetensorsHeader(
-    const std::map<std::string, std::string>& metadata, std::vector<SafetensorsInfo>& tensors) {
+absl::StatusOr<std::string> MakeSafetensorsHeader(const SafetensorsMetadata& metadata,
+                                                  std::vector<SafetensorsInfo>& tensors) {
   std::vector<std::string> entries;
   if (!metadata.empty()) {
     std::vector<std::string> pairs;
+    std::set<std::string_view> keys;
     for (const auto& [key, value] : metadata) {
+      if (!keys.insert(key).second) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("metadata key '", EscapeForLog(key), "' appears twice"));
+      }
       ASSIGN_OR_RETURN(const std::string quoted_key, Quoted(key));
       ASSIGN_OR_RETURN(const std::string quoted_value, Quoted(value));
       pairs.push_back(absl::StrCat(quoted_key, ":", quoted_value));

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,7 +13,7 @@
 namespace diffmoe {
 
 struct SafetensorsHeader {
-  std::map<std::string, std::string> metadata;
+  SafetensorsMetadata metadata;
   std::vector<SafetensorsInfo> tensors;  // in the order of their bytes
 };
 
@@ -25,7 +24,7 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view json, 
 
 // Fills in offset and bytes of each tensor, in order, and returns the JSON padded to a multiple of
 // eight bytes.
-absl::StatusOr<std::string> MakeSafetensorsHeader(
-    const std::map<std::string, std::string>& metadata, std::vector<SafetensorsInfo>& tensors);
+absl::StatusOr<std::string> MakeSafetensorsHeader(const SafetensorsMetadata& metadata,
+                                                  std::vector<SafetensorsInfo>& tensors);
 
 }  // namespace diffmoe

@@ -8,7 +8,11 @@
 #include <ATen/ops/sin.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
+
+#include "core/model/position_table.h"
 
 namespace diffmoe {
 
@@ -24,22 +28,9 @@ at::Tensor TimeSinusoid(const at::Tensor& t, int64_t dim) {
 }
 
 at::Tensor PositionTable(int64_t side, int64_t width) {
+  const std::vector<double> values = PositionValues(side, width);
   at::Tensor table = at::empty({side * side, width}, at::TensorOptions().dtype(at::kDouble));
-  double* out = table.data_ptr<double>();
-  const int64_t quarter = width / 4;
-  for (int64_t row = 0; row < side; ++row) {
-    for (int64_t column = 0; column < side; ++column) {
-      double* token = out + (row * side + column) * width;
-      for (int64_t i = 0; i < quarter; ++i) {
-        const double omega =
-            std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(quarter));
-        token[i] = std::sin(static_cast<double>(column) * omega);
-        token[quarter + i] = std::cos(static_cast<double>(column) * omega);
-        token[2 * quarter + i] = std::sin(static_cast<double>(row) * omega);
-        token[3 * quarter + i] = std::cos(static_cast<double>(row) * omega);
-      }
-    }
-  }
+  std::copy(values.begin(), values.end(), table.data_ptr<double>());
   return table;
 }
 

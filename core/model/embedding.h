@@ -11,8 +11,7 @@ namespace diffmoe {
 // odd dim ends with a zero.
 at::Tensor TimeSinusoid(const at::Tensor& t, int64_t dim);
 
-// [side * side, width] fp64. The first half of the channels encodes the column, the second half the
-// row; sines, then cosines.
+// [side * side, width] fp64: PositionValues as a tensor.
 at::Tensor PositionTable(int64_t side, int64_t width);
 
 // images: [B, C, H, W] -> [B, S, C * patch * patch], patches in row-major order, (channel, row,

@@ -42,42 +42,55 @@ class CrossChecker {
   // subtree.
   void CheckBatch() {
     const int64_t ranks = spec_.parallel().ranks();
+    const int64_t accumulation = spec_.train().accumulation();
     const int64_t batch = spec_.train().global_batch();
     const int64_t unit = spec_.train().unit_samples();
     if (Usable({"parallel.ranks"}) && !IsPowerOfTwo(ranks)) {
       Add("parallel.ranks", absl::StrCat("expected a power of two, got ", ranks));
     }
-    if (!Usable({"parallel.ranks", "train.global_batch"})) return;
-    if (batch % ranks != 0) {
+    if (!Usable({"parallel.ranks", "train.accumulation", "train.global_batch"})) return;
+    if (batch % (accumulation * ranks) != 0) {
       Add("train.global_batch",
-          absl::StrCat("expected a multiple of parallel.ranks (", ranks, "), got ", batch));
+          absl::StrCat("expected a multiple of ",
+                       accumulation == 1 ? absl::StrCat("parallel.ranks (", ranks)
+                                         : absl::StrCat("train.accumulation * parallel.ranks (",
+                                                        accumulation, " * ", ranks),
+                       "), got ", batch));
       return;
     }
     if (!Usable({"train.unit_samples"})) return;
-    const int64_t per_rank = batch / ranks;
+    const int64_t per_rank = batch / accumulation / ranks;
+    const std::string images =
+        accumulation == 1 ? "images per rank" : "images per rank and microbatch";
     if (per_rank % unit != 0) {
-      Add("train.unit_samples", absl::StrCat("expected a divisor of the images per rank (", batch,
-                                             " / ", ranks, " = ", per_rank, "), got ", unit));
+      const std::string division = accumulation == 1
+                                       ? absl::StrCat(batch, " / ", ranks)
+                                       : absl::StrCat(batch, " / ", accumulation, " / ", ranks);
+      Add("train.unit_samples", absl::StrCat("expected a divisor of the ", images, " (", division,
+                                             " = ", per_rank, "), got ", unit));
     } else if (!IsPowerOfTwo(per_rank / unit)) {
       Add("train.unit_samples",
-          absl::StrCat("expected a power of two of units per rank, got ", per_rank,
-                       " images per rank / ", unit, " = ", per_rank / unit, " units"));
+          absl::StrCat("expected a power of two of units per rank, got ", per_rank, " ", images,
+                       " / ", unit, " = ", per_rank / unit, " units"));
     }
   }
 
   void CheckExperts() {
     const v1::ModelSpec& model = spec_.model();
-    if (!Usable({"model.family"}) || model.family() != v1::FAMILY_DIFFMOE) return;
+    if (!Usable({"model.family"}) || model.family() == v1::FAMILY_DENSE) return;
     if (Usable({"model.moe_every", "model.depth"}) && model.moe_every() > model.depth()) {
       Add("model.moe_every",
           absl::StrCat("expected at most model.depth (", model.depth(),
                        "), so that there is a MoE block, got ", model.moe_every()));
     }
-    if (Usable({"model.experts", "parallel.ranks"}) &&
-        model.experts() % spec_.parallel().ranks() != 0) {
-      Add("model.experts",
-          absl::StrCat("expected a multiple of parallel.ranks (", spec_.parallel().ranks(),
-                       "), over which experts are spread, got ", model.experts()));
+    CheckExpertParallel();
+    CheckExpertWidths();
+    if (model.family() == v1::FAMILY_TOKEN_CHOICE) {
+      if (Usable({"model.top_k", "model.experts"}) && model.top_k() > model.experts()) {
+        Add("model.top_k", absl::StrCat("expected at most model.experts (", model.experts(),
+                                        "), got ", model.top_k()));
+      }
+      return;
     }
     if (Usable({"model.capacity", "model.experts"}) && model.capacity() > model.experts()) {
       Add("model.capacity", absl::StrFormat("expected at most model.experts (%d), got %.15g",
@@ -87,17 +100,59 @@ class CrossChecker {
   }
 
  private:
+  void CheckExpertParallel() {
+    const v1::ParallelSpec& parallel = spec_.parallel();
+    if (!Usable({"parallel.ranks", "parallel.expert_parallel"})) return;
+    if (parallel.ranks() % parallel.expert_parallel() != 0) {
+      Add("parallel.expert_parallel",
+          absl::StrCat("expected a divisor of parallel.ranks (", parallel.ranks(), "), got ",
+                       parallel.expert_parallel()));
+    } else if (Usable({"model.experts"}) &&
+               spec_.model().experts() % parallel.expert_parallel() != 0) {
+      Add("model.experts",
+          absl::StrCat("expected a multiple of parallel.expert_parallel (",
+                       parallel.expert_parallel(), "), over which experts are split, got ",
+                       spec_.model().experts()));
+    }
+  }
+
+  void CheckExpertWidths() {
+    const v1::ModelSpec& model = spec_.model();
+    if (Usable({"model.width", "model.mlp_ratio", "model.expert_width_ratio"}) &&
+        model.width() * model.mlp_ratio() * model.expert_width_ratio() < 1) {
+      Add("model.expert_width_ratio",
+          absl::StrFormat("expected an expert of hidden width 1 at least, got %d (width) * %.15g "
+                          "(mlp_ratio) * %.15g",
+                          model.width(), model.mlp_ratio(), model.expert_width_ratio()));
+    }
+    if (Usable({"model.shared_experts"}) && model.family() == v1::FAMILY_DIFFMOE &&
+        model.shared_experts() > 1) {
+      Add("model.shared_experts", absl::StrCat("expected at most 1 for model.family diffmoe, got ",
+                                               model.shared_experts()));
+    }
+  }
+
+  // The tokens among which an expert chooses must be enough for all experts.
   void CheckTokens() {
     const v1::ModelSpec& model = spec_.model();
-    if (!Usable({"model.image_size", "model.patch_size", "model.experts", "train.global_batch"})) {
+    if (!Usable({"model.image_size", "model.patch_size", "model.experts", "model.pool",
+                 "train.global_batch", "train.accumulation", "parallel.ranks"})) {
       return;
     }
     const int64_t side = model.image_size() / model.patch_size();
-    const int64_t tokens = spec_.train().global_batch() * side * side;
+    const int64_t microbatch = spec_.train().global_batch() / spec_.train().accumulation();
+    const int64_t images = model.pool() == v1::POOL_SAMPLE ? 1
+                           : model.pool() == v1::POOL_RANK ? microbatch / spec_.parallel().ranks()
+                                                           : microbatch;
+    const int64_t tokens = images * side * side;
     if (tokens < model.experts()) {
-      Add("model.experts",
-          absl::StrCat("expected at most the tokens of a step (", spec_.train().global_batch(),
-                       " images * ", side * side, " = ", tokens, "), got ", model.experts()));
+      const char* pool = model.pool() == v1::POOL_SAMPLE          ? "a sample"
+                         : model.pool() == v1::POOL_RANK          ? "a rank"
+                         : images == spec_.train().global_batch() ? "a step"
+                                                                  : "a microbatch";
+      Add("model.experts", absl::StrCat("expected at most the tokens of ", pool, " (", images,
+                                        images == 1 ? " image * " : " images * ", side * side,
+                                        " = ", tokens, "), got ", model.experts()));
       return;
     }
     if (!Usable({"model.capacity"})) return;

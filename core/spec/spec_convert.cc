@@ -1,11 +1,33 @@
 #include "core/spec/spec_convert.h"
 
+#include "core/spec/validate.h"
+
 namespace diffmoe {
 namespace {
 
+Family ToFamily(v1::Family family) {
+  switch (family) {
+    case v1::FAMILY_DENSE:
+      return Family::kDense;
+    case v1::FAMILY_TOKEN_CHOICE:
+      return Family::kTokenChoice;
+    case v1::FAMILY_EXPERT_CHOICE:
+      return Family::kExpertChoice;
+    default:
+      return Family::kDiffMoe;
+  }
+}
+
+PoolScope ToPoolScope(v1::Pool pool) {
+  return pool == v1::POOL_SAMPLE ? PoolScope::kSample
+         : pool == v1::POOL_RANK ? PoolScope::kRank
+                                 : PoolScope::kGlobal;
+}
+
+// Fields that don't apply to the family keep the struct's defaults.
 ModelConfig ToModelConfig(const v1::ModelSpec& spec) {
   ModelConfig config;
-  config.family = spec.family() == v1::FAMILY_DENSE ? Family::kDense : Family::kDiffMoe;
+  config.family = ToFamily(spec.family());
   config.image_size = spec.image_size();
   config.channels = spec.channels();
   config.patch_size = spec.patch_size();
@@ -13,11 +35,18 @@ ModelConfig ToModelConfig(const v1::ModelSpec& spec) {
   config.depth = spec.depth();
   config.heads = spec.heads();
   config.mlp_ratio = spec.mlp_ratio();
+  config.activation =
+      spec.activation() == v1::ACTIVATION_SWIGLU ? Activation::kSwiglu : Activation::kGelu;
   config.classes = spec.classes();
-  config.experts = spec.experts();
-  config.capacity = spec.capacity();
-  config.moe_every = spec.moe_every();
-  config.time_scale = spec.time_scale();
+  if (spec.has_time_scale()) config.time_scale = spec.time_scale();
+  config.learn_sigma = spec.learn_sigma();
+  if (spec.has_experts()) config.experts = spec.experts();
+  if (spec.has_expert_width_ratio()) config.expert_width_ratio = spec.expert_width_ratio();
+  if (spec.has_shared_experts()) config.shared_experts = spec.shared_experts();
+  if (spec.has_capacity()) config.capacity = spec.capacity();
+  if (spec.has_top_k()) config.top_k = spec.top_k();
+  if (spec.has_pool()) config.pool = ToPoolScope(spec.pool());
+  if (spec.has_moe_every()) config.moe_every = spec.moe_every();
   return config;
 }
 
@@ -29,6 +58,30 @@ DataConfig ToDataConfig(const v1::DataSpec& spec) {
   config.resize = spec.resize() == v1::RESIZE_PAD ? Resize::kPad : Resize::kCrop;
   config.flip = spec.flip();
   config.max_bad_files = spec.max_bad_files();
+  return config;
+}
+
+DiffusionConfig ToDiffusionConfig(const v1::DiffusionSpec& spec) {
+  DiffusionConfig config;
+  config.process = spec.process() == v1::DIFFUSION_PROCESS_DDPM ? ProcessKind::kDdpm
+                                                                : ProcessKind::kRectifiedFlow;
+  config.time_sampling = spec.time_sampling() == v1::TIME_SAMPLING_UNIFORM
+                             ? TimeSampling::kUniform
+                             : TimeSampling::kLogitNormal;
+  config.label_dropout = spec.label_dropout();
+  return config;
+}
+
+CompatibilityConfig ToCompatibilityConfig(const v1::CompatibilitySpec& spec) {
+  CompatibilityConfig config;
+  config.inference_rule = spec.inference_rule() == v1::INFERENCE_RULE_BATCH_TOPK
+                              ? InferenceRule::kBatchTopK
+                              : InferenceRule::kPerToken;
+  config.threshold_init = spec.threshold_init() == v1::THRESHOLD_INIT_ZERO
+                              ? ThresholdInit::kZero
+                              : ThresholdInit::kQuantile;
+  config.sum_predictor_loss_over_layers = spec.sum_predictor_loss_over_layers();
+  config.round_capacity_down = spec.round_capacity_down();
   return config;
 }
 
@@ -48,28 +101,35 @@ OptimizerConfig ToOptimizerConfig(const v1::OptimizerSpec& spec) {
 
 }  // namespace
 
-TrainingConfig ToTrainingConfig(const v1::TrainingSpec& spec) {
+TrainingConfig ToTrainingConfig(v1::TrainingSpec spec) {
+  ApplyDefaults(&spec);
   TrainingConfig config;
   config.name = spec.name();
   config.model = ToModelConfig(spec.model());
   config.data = ToDataConfig(spec.data());
-  config.diffusion.time_sampling = spec.diffusion().time_sampling() == v1::TIME_SAMPLING_UNIFORM
-                                       ? TimeSampling::kUniform
-                                       : TimeSampling::kLogitNormal;
-  config.diffusion.label_dropout = spec.diffusion().label_dropout();
+  config.diffusion = ToDiffusionConfig(spec.diffusion());
   config.optimizer = ToOptimizerConfig(spec.optimizer());
-  config.steps = spec.train().steps();
-  config.global_batch = spec.train().global_batch();
-  config.seed = spec.train().seed();
-  config.unit_samples = spec.train().unit_samples();
-  if (spec.train().has_minutes()) config.minutes = spec.train().minutes();
-  config.ranks = spec.parallel().ranks();
-  config.device =
-      spec.parallel().device() == v1::DEVICE_CUDA ? DeviceKind::kCuda : DeviceKind::kCpu;
-  config.step_budget_seconds = spec.parallel().step_budget_seconds();
-  config.max_restarts = spec.parallel().max_restarts();
+  const v1::TrainSpec& train = spec.train();
+  config.steps = train.steps();
+  config.global_batch = train.global_batch();
+  config.seed = train.seed();
+  config.unit_samples = train.unit_samples();
+  config.accumulation = train.accumulation();
+  config.recompute = train.recompute();
+  config.deterministic = train.deterministic();
+  config.precision = train.precision() == v1::PRECISION_BF16 ? Precision::kBf16 : Precision::kFp32;
+  if (train.has_minutes()) config.minutes = train.minutes();
+  if (train.has_initial_weights()) config.initial_weights = train.initial_weights();
+  const v1::ParallelSpec& parallel = spec.parallel();
+  config.ranks = parallel.ranks();
+  config.expert_parallel =
+      parallel.has_expert_parallel() ? parallel.expert_parallel() : parallel.ranks();
+  config.device = parallel.device() == v1::DEVICE_CUDA ? DeviceKind::kCuda : DeviceKind::kCpu;
+  config.step_budget_seconds = parallel.step_budget_seconds();
+  config.max_restarts = parallel.max_restarts();
   config.checkpoint_every_steps = spec.checkpoint().every_steps();
   config.checkpoint_keep = spec.checkpoint().keep();
+  config.compatibility = ToCompatibilityConfig(spec.compatibility());
   return config;
 }
 

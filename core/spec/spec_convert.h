@@ -6,7 +6,8 @@
 
 namespace diffmoe {
 
-// `spec` must be complete: defaults applied and validated. Pure and thread-safe.
-TrainingConfig ToTrainingConfig(const v1::TrainingSpec& spec);
+// `spec` must be valid; absent fields get their defaults (a record of an older version lacks some).
+// Pure and thread-safe.
+TrainingConfig ToTrainingConfig(v1::TrainingSpec spec);
 
 }  // namespace diffmoe

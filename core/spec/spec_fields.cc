@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -138,6 +139,8 @@ std::vector<std::string> AllSpecFieldPaths() {
 }
 
 std::string EnumTextOf(const EnumValueDescriptor& value) {
+  const std::string& text = value.options().GetExtension(v1::value_rule).text();
+  if (!text.empty()) return text;
   absl::string_view name = value.name();
   absl::ConsumePrefix(&name, EnumPrefix(*value.type()));
   return absl::AsciiStrToLower(name);
@@ -239,6 +242,31 @@ std::string FieldText(const Message& message, const FieldDescriptor& field) {
     default:
       return "";
   }
+}
+
+FieldCondition ConditionOf(const v1::FieldRule& rule) {
+  if (rule.applies_when().empty()) return {};
+  const std::pair<std::string, std::string> parts = absl::StrSplit(rule.applies_when(), '=');
+  return {parts.first, absl::StrSplit(parts.second, ',')};
+}
+
+std::string EffectiveText(const v1::TrainingSpec& spec, absl::string_view path) {
+  const Message* message = &spec;
+  const FieldDescriptor* field = nullptr;
+  for (absl::string_view part : absl::StrSplit(path, '.')) {
+    if (field != nullptr) message = &message->GetReflection()->GetMessage(*message, field);
+    field = message->GetDescriptor()->FindFieldByName(std::string(part));
+  }
+  return message->GetReflection()->HasField(*message, field) ? FieldText(*message, *field)
+                                                             : RuleOf(*field).default_value();
+}
+
+bool Applies(const v1::TrainingSpec& spec, const v1::FieldRule& rule) {
+  const FieldCondition condition = ConditionOf(rule);
+  if (condition.field.empty()) return true;
+  const std::string value = EffectiveText(spec, condition.field);
+  return std::find(condition.values.begin(), condition.values.end(), value) !=
+         condition.values.end();
 }
 
 std::string NearestName(absl::string_view name, const std::vector<std::string>& candidates) {

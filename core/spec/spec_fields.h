@@ -21,8 +21,8 @@ const google::protobuf::FieldDescriptor* FindSpecField(absl::string_view path);
 // Paths of all fields in declaration order, each message before its members.
 std::vector<std::string> AllSpecFieldPaths();
 
-// Name of an enum value as it stands in YAML: without the type's prefix, in lower case
-// (FAMILY_DIFFMOE: "diffmoe").
+// Name of an enum value as it stands in YAML: its EnumRule's text, or its name without the type's
+// prefix and in lower case (FAMILY_DIFFMOE: "diffmoe").
 std::string EnumTextOf(const google::protobuf::EnumValueDescriptor& value);
 
 // Names of all values of an enum but the unspecified one, joined by ", ".
@@ -41,6 +41,19 @@ absl::Status SetFieldFromText(google::protobuf::Message* message,
 // A scalar field's value as it would stand in YAML.
 std::string FieldText(const google::protobuf::Message& message,
                       const google::protobuf::FieldDescriptor& field);
+
+// FieldRule.applies_when taken apart.
+struct FieldCondition {
+  std::string field;                // path of the field that decides; empty: applies always
+  std::vector<std::string> values;  // any of these
+};
+FieldCondition ConditionOf(const v1::FieldRule& rule);
+
+// The text of the field at `path`, its default when absent, empty when it has neither.
+std::string EffectiveText(const v1::TrainingSpec& spec, absl::string_view path);
+
+// Whether the field with this rule has a meaning in `spec`.
+bool Applies(const v1::TrainingSpec& spec, const v1::FieldRule& rule);
 
 // The candidate with the smallest edit distance to `name`; empty when none is near (more than a
 // third of the letters, at least two, differ).

@@ -1,10 +1,12 @@
 #include "core/spec/validate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "core/spec/cross_rules.h"
@@ -17,19 +19,53 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
 
-void ApplyDefaultsTo(Message* message) {
+void ApplyDefaultsTo(const v1::TrainingSpec& spec, Message* message) {
   const Reflection& reflection = *message->GetReflection();
   for (int i = 0; i < message->GetDescriptor()->field_count(); ++i) {
     const FieldDescriptor& field = *message->GetDescriptor()->field(i);
     const v1::FieldRule& rule = RuleOf(field);
     const bool present = reflection.HasField(*message, &field);
     if (field.message_type() != nullptr) {
-      if (present || !rule.required()) ApplyDefaultsTo(reflection.MutableMessage(message, &field));
-    } else if (!present && rule.has_default_value()) {
+      if (present || !rule.required()) {
+        ApplyDefaultsTo(spec, reflection.MutableMessage(message, &field));
+      }
+    } else if (!present && rule.has_default_value() && Applies(spec, rule)) {
       // A default that its own field can't hold is a mistake in the .proto; the unit test of all
       // defaults finds it.
       SetFieldFromText(message, field, rule.default_value()).IgnoreError();
     }
+  }
+}
+
+void ApplySize(v1::ModelSpec* model) {
+  struct Preset {
+    int depth, width, heads;
+  };
+  static constexpr Preset kPresets[] = {
+      {12, 384, 6}, {12, 768, 12}, {24, 1024, 16}, {28, 1152, 16}};  // S, B, L, XL
+  if (model->size() < v1::MODEL_SIZE_S || model->size() > v1::MODEL_SIZE_XL) return;
+  const Preset& preset = kPresets[model->size() - v1::MODEL_SIZE_S];
+  if (!model->has_depth()) model->set_depth(preset.depth);
+  if (!model->has_width()) model->set_width(preset.width);
+  if (!model->has_heads()) model->set_heads(preset.heads);
+}
+
+// Defaults that depend on other fields. All others are there.
+void ApplyDependentDefaults(v1::TrainingSpec* spec) {
+  v1::ParallelSpec* parallel = spec->mutable_parallel();
+  const auto* expert_parallel = FindSpecField("parallel.expert_parallel");
+  if (!parallel->has_expert_parallel() && Applies(*spec, RuleOf(*expert_parallel))) {
+    parallel->set_expert_parallel(parallel->ranks());
+  }
+  if (!spec->has_model()) return;
+  v1::ModelSpec* model = spec->mutable_model();
+  ApplySize(model);
+  if (!model->has_pool() && Applies(*spec, RuleOf(*FindSpecField("model.pool")))) {
+    model->set_pool(model->family() == v1::FAMILY_EXPERT_CHOICE ? v1::POOL_SAMPLE
+                                                                : v1::POOL_GLOBAL);
+  }
+  if (!model->has_learn_sigma()) {
+    model->set_learn_sigma(spec->diffusion().process() == v1::DIFFUSION_PROCESS_DDPM);
   }
 }
 
@@ -58,8 +94,9 @@ bool IsCleanText(absl::string_view text) {
 // Walks a spec and collects what is wrong with single fields.
 class FieldChecker {
  public:
-  FieldChecker(const std::set<std::string>& unreadable, std::vector<v1::FieldViolation>* violations)
-      : unreadable_(unreadable), violations_(*violations) {}
+  FieldChecker(const v1::TrainingSpec& spec, const std::set<std::string>& unreadable,
+               std::vector<v1::FieldViolation>* violations)
+      : spec_(spec), unreadable_(unreadable), violations_(*violations) {}
 
   void CheckMessage(const Message& message, const std::string& prefix) {
     const Reflection& reflection = *message.GetReflection();
@@ -74,20 +111,52 @@ class FieldChecker {
       const std::string path = prefix + field.name();
       if (unreadable_.contains(path)) continue;
       if (!reflection.HasField(message, &field)) {
-        if (RuleOf(field).required()) {
-          Add(path, absl::StrCat("is required: expected ", ExpectedTextOf(field), ", got nothing"));
-        } else if (field.message_type() != nullptr) {
+        CheckAbsent(RuleOf(field), field, path);
+        if (!RuleOf(field).required() && field.message_type() != nullptr) {
           CheckMessage(reflection.GetMessage(message, &field), path + ".");
         }
       } else if (field.message_type() != nullptr) {
         CheckMessage(reflection.GetMessage(message, &field), path + ".");
-      } else {
+      } else if (CheckApplies(message, field, path)) {
         CheckValue(message, field, path);
       }
     }
   }
 
  private:
+  void CheckAbsent(const v1::FieldRule& rule, const FieldDescriptor& field,
+                   const std::string& path) {
+    if (rule.required()) {
+      Add(path, absl::StrCat("is required: expected ", ExpectedTextOf(field), ", got nothing"));
+    } else if (const std::string& other = rule.required_unless();
+               !other.empty() && !IsBad(other) && EffectiveText(spec_, other).empty()) {
+      Add(path, absl::StrCat("is required unless ", other, " is given: expected ",
+                             ExpectedTextOf(field), ", got nothing"));
+    }
+  }
+
+  bool CheckApplies(const Message& message, const FieldDescriptor& field, const std::string& path) {
+    const FieldCondition condition = ConditionOf(RuleOf(field));
+    if (condition.field.empty() || IsBad(condition.field) || Applies(spec_, RuleOf(field))) {
+      return true;
+    }
+    Add(path,
+        absl::StrCat("expected no value, as it applies to ", condition.field, " ",
+                     absl::StrJoin(condition.values, ", "), " and not to ",
+                     EffectiveText(spec_, condition.field), "; got ", FieldText(message, field)));
+    return false;
+  }
+
+  // True when the field or its section is known to be bad.
+  bool IsBad(const std::string& path) const {
+    const std::string section = path.substr(0, path.find('.'));
+    if (unreadable_.contains(path) || unreadable_.contains(section)) return true;
+    return std::any_of(violations_.begin(), violations_.end(),
+                       [&](const v1::FieldViolation& violation) {
+                         return violation.field() == path || violation.field() == section;
+                       });
+  }
+
   void CheckValue(const Message& message, const FieldDescriptor& field, const std::string& path) {
     const Reflection& reflection = *message.GetReflection();
     switch (field.cpp_type()) {
@@ -143,8 +212,8 @@ class FieldChecker {
       Add(path, absl::StrCat("expected at most ", rule.max_length(), " bytes, got ", value.size()));
     } else if (path == "name") {
       CheckName(value);
-    } else if (path == "data.path") {
-      CheckPath(value);
+    } else if (path == "data.path" || path == "train.initial_weights") {
+      CheckPath(path, value);
     } else if (path == "data.split" && value != "train" && value != "t10k") {
       Add(path, absl::StrCat("expected train or t10k, got ", QuoteForMessage(value)));
     }
@@ -160,15 +229,14 @@ class FieldChecker {
     }
   }
 
-  void CheckPath(const std::string& path) {
+  void CheckPath(const std::string& field, const std::string& path) {
     if (path.empty() || path[0] != '/') {
-      Add("data.path", absl::StrCat("expected an absolute path, got ", QuoteForMessage(path)));
+      Add(field, absl::StrCat("expected an absolute path, got ", QuoteForMessage(path)));
       return;
     }
     for (absl::string_view part : absl::StrSplit(path, '/')) {
       if (part == "..") {
-        Add("data.path",
-            absl::StrCat("expected a path without \"..\", got ", QuoteForMessage(path)));
+        Add(field, absl::StrCat("expected a path without \"..\", got ", QuoteForMessage(path)));
         return;
       }
     }
@@ -180,20 +248,29 @@ class FieldChecker {
     violation.set_description(description);
   }
 
+  const v1::TrainingSpec& spec_;
   const std::set<std::string>& unreadable_;
   std::vector<v1::FieldViolation>& violations_;
 };
 
 }  // namespace
 
-void ApplyDefaults(v1::TrainingSpec* spec) { ApplyDefaultsTo(spec); }
+void ApplyDefaults(v1::TrainingSpec* spec) {
+  ApplyDefaultsTo(*spec, spec);
+  ApplyDependentDefaults(spec);
+}
 
 std::vector<v1::FieldViolation> ValidateSpec(const v1::TrainingSpec& spec,
                                              const std::set<std::string>& unreadable) {
   std::vector<v1::FieldViolation> violations;
-  FieldChecker(unreadable, &violations).CheckMessage(spec, "");
+  FieldChecker(spec, unreadable, &violations).CheckMessage(spec, "");
   std::set<std::string> bad = unreadable;
   for (const v1::FieldViolation& violation : violations) bad.insert(violation.field());
+  if (bad.contains("model.size")) {  // nothing is known of what it would have filled
+    for (const char* field : {"model.width", "model.depth", "model.heads"}) {
+      if (EffectiveText(spec, field).empty()) bad.insert(field);
+    }
+  }
   v1::TrainingSpec complete = spec;
   ApplyDefaults(&complete);
   CheckCrossRules(complete, bad, &violations);

@@ -158,11 +158,16 @@ TEST(Explain, ShowsFieldsSectionsAndNearestNames) {
   EXPECT_EQ(
       FakeServer::RunCli({"explain", "model.capacity"}).out,
       "model.capacity\n"
-      "  Training capacity C: each expert takes C * tokens / experts tokens of the global batch, "
+      "  Training capacity C: each expert takes C * tokens / experts of the tokens in its pool, "
       "so a token meets C experts on average.\n\n"
-      "  expects  a number\n"
-      "  range    above 0 to 64\n"
-      "  default  1\n");
+      "  expects   a number\n"
+      "  range     above 0 to 64\n"
+      "  default   1\n"
+      "  only for  model.family expert_choice, diffmoe\n");
+  EXPECT_TRUE(absl::StrContains(FakeServer::RunCli({"explain", "model.width"}).out,
+                                "\n  default  required unless model.size\n"));
+  EXPECT_TRUE(absl::StrContains(FakeServer::RunCli({"explain", "model.size"}).out,
+                                "\n  expects  one of S, B, L, XL\n"));
   EXPECT_TRUE(absl::StrContains(FakeServer::RunCli({"explain", "data"}).out, "\ndata.path "));
   EXPECT_TRUE(absl::StrContains(FakeServer::RunCli({"explain"}).out, "\ncheckpoint.keep "));
   const CliResult unknown = FakeServer::RunCli({"explain", "model.expert"});
@@ -171,7 +176,7 @@ TEST(Explain, ShowsFieldsSectionsAndNearestNames) {
   const auto json =
       nlohmann::json::parse(FakeServer::RunCli({"explain", "model", "-o", "json"}).out);
   EXPECT_EQ(json[0]["field"], "model");
-  EXPECT_EQ(json[1]["expects"], "one of dense, diffmoe");
+  EXPECT_EQ(json[1]["expects"], "one of dense, token_choice, expert_choice, diffmoe");
 }
 
 }  // namespace

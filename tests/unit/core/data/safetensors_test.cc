@@ -59,7 +59,7 @@ TEST(SafetensorsTest, RoundTrip) {
   const std::vector<float> weights = {1.5f, -2, 0, 3e30f, 1e-40f, 7};
   const std::string bytes("\x01\x00\xff", 3);
   const std::string path = TestPath("model.safetensors");
-  ASSERT_TRUE(WriteSafetensors(path, {{"format", "pt"}, {"note", "tab\t \"quote\" \xc3\xa9"}},
+  ASSERT_TRUE(WriteSafetensors(path, {{"note", "tab\t \"quote\" \xc3\xa9"}, {"format", "pt"}},
                                {{"w",
                                  "F32",
                                  {2, 3},
@@ -71,7 +71,10 @@ TEST(SafetensorsTest, RoundTrip) {
                   .ok());
   auto reader = SafetensorsReader::Open(path);
   ASSERT_TRUE(reader.ok()) << reader.status();
-  EXPECT_EQ((*reader)->metadata().at("note"), "tab\t \"quote\" \xc3\xa9");
+  EXPECT_EQ((*reader)->metadata(),
+            (SafetensorsMetadata{{"note", "tab\t \"quote\" \xc3\xa9"}, {"format", "pt"}}));
+  EXPECT_EQ(*(*reader)->FindMetadata("format"), "pt");
+  EXPECT_EQ((*reader)->FindMetadata("absent"), nullptr);
   ASSERT_EQ((*reader)->tensors().size(), 4u);
   EXPECT_EQ((*reader)->Find("w")->shape, (std::vector<int64_t>{2, 3}));
   EXPECT_EQ((*reader)->Find("w")->elements(), 6);
@@ -125,6 +128,8 @@ TEST(SafetensorsTest, WriterRefusesBadTensors) {
   EXPECT_EQ(code({{.name = "__metadata__", .dtype = "F32", .shape = {}}}),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code({{.name = "\xff", .dtype = "F32", .shape = {}}}),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(WriteSafetensors(path, {{"k", "1"}, {"k", "2"}}, {}).code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(WriteSafetensors(path, {}, {{"a", "F32", {2}, "1234"}}).code(),
             absl::StatusCode::kInvalidArgument);

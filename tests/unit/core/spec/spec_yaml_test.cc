@@ -44,14 +44,13 @@ TEST(ParseSpecYaml, FiveFaultsGiveFiveReportsWithLines) {
       "  global_batch: 16\n"
       "optimizer: {learning_rate: .nan}\n"  // not finite
       "parallel: {ranks: 2}\n";
-  EXPECT_EQ(
-      CheckYaml(text),
-      (Strings{"model.widht|4|unknown key; did you mean \"width\"?",
-               "model.depth|5|expected a whole number, got text \"2\"",
-               "model.experts|8|expected a multiple of parallel.ranks (2), over which experts "
-               "are spread, got 5",
-               "train.steps|14|duplicate key: line 13 has it already",
-               "optimizer.learning_rate|16|expected a finite number, got \".nan\""}));
+  EXPECT_EQ(CheckYaml(text),
+            (Strings{"model.widht|4|unknown key; did you mean \"width\"?",
+                     "model.depth|5|expected a whole number, got text \"2\"",
+                     "model.experts|8|expected a multiple of parallel.expert_parallel (2), over "
+                     "which experts are split, got 5",
+                     "train.steps|14|duplicate key: line 13 has it already",
+                     "optimizer.learning_rate|16|expected a finite number, got \".nan\""}));
 }
 
 struct Case {
@@ -115,7 +114,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"negative_rate", "parallel:", "optimizer: {learning_rate: -1}\nparallel:",
              "optimizer.learning_rate|17|expected more than 0, got -1"},
         Case{"required", "  width: 64\n", "",
-             "model.width|2|is required: expected a whole number, got nothing"},
+             "model.width|2|is required unless model.size is given: expected a whole number, got "
+             "nothing"},
         Case{"zero_ranks", "ranks: 2", "ranks: 0", "parallel.ranks|18|expected at least 1, got 0"},
         Case{"nul_in_text", "path: /data/fashion", "path: \"/data\\0\"",
              "data.path|13|expected UTF-8 text without control characters, got \"/data\\x00\""}),
@@ -134,10 +134,12 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"other_section", "steps: 40", "steps: 40\n  learning_rate: 0.1",
              "train.learning_rate|16|unknown key; did you mean \"optimizer.learning_rate\"?"},
         Case{"far", "ranks: 2", "ranks: 2\n  zzzzzzzz: 1",
-             "parallel.zzzzzzzz|19|unknown key; known here: ranks, device, step_budget_seconds, "
+             "parallel.zzzzzzzz|19|unknown key; known here: ranks, expert_parallel, device, "
+             "step_budget_seconds, "
              "max_restarts"},
         Case{"unprintable", "ranks: 2", "ranks: 2\n  \"\\e[2J\\n\": 1",
-             "parallel.\"\\x1b[2J\\x0a\"|19|unknown key; known here: ranks, device, "
+             "parallel.\"\\x1b[2J\\x0a\"|19|unknown key; known here: ranks, expert_parallel, "
+             "device, "
              "step_budget_seconds, max_restarts"},
         Case{"list_as_key", "ranks: 2", "ranks: 2\n  ? [a]\n  : 1",
              "parallel|19|expected the name of a field as key, got a list"},

@@ -122,7 +122,8 @@ INSTANTIATE_TEST_SUITE_P(
              "train.minutes|0|expected a finite number, got inf"},
         Case{"enum_unknown",
              [](auto& s) { s.mutable_model()->set_family(static_cast<v1::Family>(77)); },
-             "model.family|0|expected one of dense, diffmoe, got number 77"},
+             "model.family|0|expected one of dense, token_choice, expert_choice, diffmoe, got "
+             "number 77"},
         Case{"enum_unspecified",
              [](auto& s) { s.mutable_data()->set_format(v1::DATA_FORMAT_UNSPECIFIED); },
              "data.format|0|expected one of idx, folder, got unspecified"}),
@@ -154,8 +155,8 @@ INSTANTIATE_TEST_SUITE_P(
              },
              "parallel.ranks|0|expected a power of two, got 3"},
         Case{"experts_over_ranks", [](auto& s) { s.mutable_model()->set_experts(5); },
-             "model.experts|0|expected a multiple of parallel.ranks (2), over which experts are "
-             "spread, got 5"},
+             "model.experts|0|expected a multiple of parallel.expert_parallel (2), over which "
+             "experts are split, got 5"},
         Case{"no_moe_block", [](auto& s) { s.mutable_model()->set_moe_every(3); },
              "model.moe_every|0|expected at most model.depth (2), so that there is a MoE block, "
              "got 3"},
@@ -171,15 +172,6 @@ INSTANTIATE_TEST_SUITE_P(
              },
              "model.experts|0|expected at most the tokens of a step (16 images * 1 = 16), got 32"}),
     [](const auto& test) { return test.param.name; });
-
-TEST(ValidateSpec, DenseModelsNeedNoExperts) {
-  EXPECT_EQ(CheckWith([](auto& s) {
-              s.mutable_model()->set_family(v1::FAMILY_DENSE);
-              s.mutable_model()->set_moe_every(100);
-              s.mutable_model()->set_experts(7);
-            }),
-            Strings{});
-}
 
 TEST(ValidateSpec, ReportsAllViolationsAtOnceWithoutFollowUps) {
   const Strings got = CheckWith([](auto& s) {
@@ -215,7 +207,6 @@ TEST(ToTrainingConfig, CarriesEveryField) {
   spec.mutable_data()->set_resize(v1::RESIZE_PAD);
   spec.mutable_optimizer()->set_clip_norm(2);
   spec.mutable_diffusion()->set_time_sampling(v1::TIME_SAMPLING_UNIFORM);
-  ApplyDefaults(&spec);
   const TrainingConfig config = ToTrainingConfig(spec);
   EXPECT_EQ(config.name, "tiny-1");
   EXPECT_EQ(config.model.family, Family::kDiffMoe);
