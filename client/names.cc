@@ -1,5 +1,7 @@
 #include "client/names.h"
 
+#include <utility>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -54,6 +56,20 @@ absl::StatusOr<std::string> CheckpointNameFromReference(absl::string_view text) 
         absl::StrCat("expected JOB, JOB@latest or JOB@step=NUMBER, got ", QuoteForMessage(text)));
   }
   return CheckpointName(text.substr(0, at), step);
+}
+
+absl::StatusOr<v1::GuidanceInterval> ParseGuidanceInterval(absl::string_view text) {
+  const std::pair<absl::string_view, absl::string_view> ends =
+      absl::StrSplit(text, absl::MaxSplits(',', 1));
+  double begin = 0, end = 0;
+  if (!absl::SimpleAtod(ends.first, &begin) || !absl::SimpleAtod(ends.second, &end)) {
+    return UsageError(absl::StrCat(
+        "--guidance-interval: expected two numbers such as 0.2,0.8, got ", QuoteForMessage(text)));
+  }
+  v1::GuidanceInterval interval;
+  interval.set_begin(begin);
+  interval.set_end(end);
+  return interval;
 }
 
 absl::StatusOr<std::vector<int32_t>> ParseClasses(absl::string_view text) {

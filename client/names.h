@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "diffmoe/v1/sampling.pb.h"
 
 namespace diffmoe {
 
@@ -23,6 +24,8 @@ absl::StatusOr<std::string> CheckpointName(absl::string_view job, absl::string_v
 
 // "3" or "0,1,2" as numbers. "all" is not known here.
 absl::StatusOr<std::vector<int32_t>> ParseClasses(absl::string_view text);
+// "0.2,0.8".
+absl::StatusOr<v1::GuidanceInterval> ParseGuidanceInterval(absl::string_view text);
 
 // The argument list `classes`, each repeated `each` times in a row.
 std::vector<int32_t> RepeatClasses(const std::vector<int32_t>& classes, int each);

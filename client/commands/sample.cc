@@ -30,6 +30,9 @@ struct SampleOptions {
   std::string seed;
   std::optional<int> steps;
   std::optional<double> guidance;
+  std::string guidance_interval;
+  std::string sampler;
+  std::optional<double> eta;
   std::string out = "samples.png";
   std::string raw;
   int scale = 0;
@@ -74,6 +77,12 @@ absl::StatusOr<v1::SampleRequest> MakeRequest(ApiClient* client, const SampleOpt
   }
   if (options.steps.has_value()) request.set_steps(*options.steps);
   if (options.guidance.has_value()) request.set_guidance(*options.guidance);
+  if (!options.guidance_interval.empty()) {
+    ASSIGN_OR_RETURN(*request.mutable_guidance_interval(),
+                     ParseGuidanceInterval(options.guidance_interval));
+  }
+  request.set_sampler(options.sampler);
+  if (options.eta.has_value()) request.set_eta(*options.eta);
   return request;
 }
 
@@ -118,9 +127,21 @@ void AddSampleCommand(CLI::App* app, Context* context) {
       ->capture_default_str();
   command->add_option("--seed", options->seed,
                       "Same seed, same images (default: drawn, and shown)");
-  command->add_option("--steps", options->steps, "Denoise steps, 1 to 1000 (default: 50)");
+  command
+      ->add_option("--sampler", options->sampler,
+                   "euler, heun, dopri5, euler_maruyama for a rectified flow (default: euler); "
+                   "ddim, ancestral, dpmpp_2m for ddpm (default: ddim)")
+      ->type_name("NAME");
+  command->add_option("--steps", options->steps,
+                      "Denoise steps, 1 to 1000; dopri5 chooses its own (default: 50)");
+  command->add_option("--eta", options->eta, "Noise per step of ddim, 0 to 1 (default: 0)");
   command->add_option("--guidance", options->guidance,
                       "Classifier-free guidance scale, 0 to 100; 1 is off (default: 2)");
+  command
+      ->add_option("--guidance-interval", options->guidance_interval,
+                   "Part of the way from noise (0) to image (1) in which guidance acts (default: "
+                   "all of it)")
+      ->type_name("LO,HI");
   command->add_option("--out", options->out, "PNG file for the grid of images")
       ->type_name("FILE")
       ->capture_default_str();

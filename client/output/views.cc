@@ -234,16 +234,31 @@ std::string WorkersTable(const v1::ListWorkersResponse& workers, int64_t now_ms)
              : table.ToString();
 }
 
+std::string SamplerText(const v1::Receipt& receipt) {
+  std::string text = CleanText(receipt.sampler());
+  if (receipt.steps() > 0) absl::StrAppend(&text, ", ", receipt.steps(), " steps");
+  if (receipt.eta() != 0) absl::StrAppend(&text, ", eta ", NumberText(receipt.eta()));
+  return text;
+}
+
+std::string GuidanceText(const v1::Receipt& receipt) {
+  if (!receipt.has_guidance_interval()) return NumberText(receipt.guidance());
+  return absl::StrCat(NumberText(receipt.guidance()), " from ",
+                      NumberText(receipt.guidance_interval().begin()), " to ",
+                      NumberText(receipt.guidance_interval().end()), " of the way");
+}
+
 std::string ReceiptText(const v1::Receipt& receipt) {
   std::vector<std::string> capacity;
   for (double value : receipt.capacity()) capacity.push_back(absl::StrFormat("%.3f", value));
   return KeyValueText({{"checkpoint", receipt.checkpoint()},
                        {"seed", absl::StrCat(receipt.seed())},
-                       {"steps", absl::StrCat(receipt.steps())},
-                       {"guidance", NumberText(receipt.guidance())},
+                       {"sampler", SamplerText(receipt)},
+                       {"guidance", GuidanceText(receipt)},
                        {"images", absl::StrCat(receipt.count())},
                        {"C per MoE layer", absl::StrJoin(capacity, " ")},
                        {"thresholds", receipt.thresholds_hash()},
+                       {"network calls", absl::StrCat(receipt.network_calls())},
                        {"time", DurationText(receipt.seconds())}});
 }
 

@@ -24,6 +24,9 @@ std::string CheckpointText(const v1::Checkpoint& checkpoint, bool tensors);
 // One row per step and MoE layer.
 std::string ThresholdsTable(const v1::ListThresholdsResponse& history);
 std::string WorkersTable(const v1::ListWorkersResponse& workers, int64_t now_ms);
+// "heun, 50 steps", and "2 from 0.2 to 0.8 of the way".
+std::string SamplerText(const v1::Receipt& receipt);
+std::string GuidanceText(const v1::Receipt& receipt);
 std::string ReceiptText(const v1::Receipt& receipt);
 
 }  // namespace diffmoe

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "client/output/table.h"
 #include "client/output/text.h"
+#include "client/output/views.h"
 #include "nlohmann/json.hpp"
 
 namespace diffmoe {
@@ -102,11 +103,11 @@ std::string ReportText(const JobReport& report) {
       {"loss", absl::StrFormat("%.4f (mean of the last twentieth), from %.4f",
                                FinalLoss(report.records), first_loss)},
       {"samples",
-       absl::StrFormat("%d images of %d classes from checkpoint %d (EMA weights), seed %d, %d "
-                       "Euler steps, guidance %g, in %s",
+       absl::StrFormat("%d images of %d classes from checkpoint %d (EMA weights), seed %d, %s, "
+                       "guidance %s, in %s",
                        receipt.count(), report.job.spec().model().classes(),
-                       report.checkpoint.step(), receipt.seed(), receipt.steps(),
-                       receipt.guidance(), DurationText(receipt.seconds()))},
+                       report.checkpoint.step(), receipt.seed(), SamplerText(receipt),
+                       GuidanceText(receipt), DurationText(receipt.seconds()))},
   });
   absl::StrAppend(&text, "\n", LayersTable(report), "\n", QualityTable(report.evaluation), "  (",
                   report.evaluation.samples, " samples, ", report.evaluation.training_images,
@@ -149,6 +150,7 @@ nlohmann::ordered_json ReportJson(const JobReport& report) {
       {"samples",
        {{"count", receipt.count()},
         {"seed", receipt.seed()},
+        {"sampler", receipt.sampler()},
         {"steps", receipt.steps()},
         {"guidance", receipt.guidance()},
         {"seconds", receipt.seconds()},

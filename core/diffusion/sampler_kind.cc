@@ -53,7 +53,7 @@ absl::StatusOr<SamplerKind> ParseSampler(absl::string_view name) {
   const std::string nearest = NearestName(name, names);
   return absl::InvalidArgumentError(
       absl::StrCat("expected one of ", absl::StrJoin(names, ", "), ", got ", QuoteForMessage(name),
-                   nearest.empty() ? "" : absl::StrCat("; did you mean '", nearest, "'?")));
+                   nearest.empty() ? "" : absl::StrCat("; did you mean \"", nearest, "\"?")));
 }
 
 ProcessKind ProcessOf(SamplerKind kind) { return Row(kind).process; }

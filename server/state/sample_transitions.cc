@@ -55,6 +55,11 @@ void CompleteReceipt(const SampleEntry& sample, v1::Receipt* receipt) {
   receipt->set_seed(sample.request.seed());
   receipt->set_steps(sample.request.steps());
   receipt->set_guidance(sample.request.guidance());
+  receipt->set_sampler(sample.request.sampler());
+  if (sample.request.has_eta()) receipt->set_eta(sample.request.eta());
+  if (sample.request.has_guidance_interval()) {
+    *receipt->mutable_guidance_interval() = sample.request.guidance_interval();
+  }
   *receipt->mutable_classes() = sample.request.classes();
   receipt->set_count(sample.request.count());
 }
@@ -145,7 +150,7 @@ void OnSubmitSample(Transition& t, const SubmitSample& event) {
   sample.spec = job->job().spec();
   sample.request = event.request;
   sample.request.set_checkpoint(CheckpointName(event.job_id, *step));
-  CompleteSampleRequest(&sample.request);
+  CompleteSampleRequest(sample.spec, &sample.request);
   if (event.deadline_in_ms > 0) sample.deadline_ms = t.now.monotonic_ms + event.deadline_in_ms;
   sample.submitted_ms = t.now.monotonic_ms;
   t.state.sample_queue.push_back(event.call);

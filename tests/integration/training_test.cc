@@ -1,5 +1,6 @@
 // A job from its file to its images, through the real programs.
 #include <algorithm>
+#include <set>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -123,6 +124,28 @@ TEST_F(FinishedJobTest, OneSeedMakesOneFile) {
   EXPECT_EQ(first, Sample({"--class", "3", "--n", "4", "--seed", "1"}));
   EXPECT_NE(first, Sample({"--class", "3", "--n", "4", "--seed", "2"}));
   EXPECT_NE(first, Sample({"--class", "5", "--n", "4", "--seed", "1"}));
+}
+
+TEST_F(FinishedJobTest, EverySamplerOfTheFlowMakesItsOwnImages) {
+  const TempDir dir;
+  std::set<std::string> pictures;
+  for (const std::string sampler : {"euler", "heun", "dopri5", "euler_maruyama"}) {
+    std::vector<std::string> arguments = {
+        "sample", "--job", id_,     "--class",        "3",         "--n",  "2",
+        "--seed", "1",     "--out", dir.Sub(sampler), "--sampler", sampler};
+    if (sampler != "dopri5") arguments.insert(arguments.end(), {"--steps", "5"});
+    const auto receipt = cluster_->CliJson(arguments, kJobLimit);
+    ASSERT_TRUE(receipt.ok()) << receipt.status();
+    EXPECT_EQ((*receipt)["sampler"], sampler);
+    EXPECT_GE(Int(*receipt, "network_calls"), 10);
+    pictures.insert(ReadFile(dir.Sub(sampler)));
+  }
+  EXPECT_EQ(pictures.size(), 4u);
+  const auto refused = cluster_->Cli(
+      {"sample", "--job", id_, "--class", "3", "--sampler", "ddim", "--out", dir.Sub("b.png")},
+      kJobLimit);
+  ASSERT_TRUE(refused.ok()) << refused.status();
+  EXPECT_THAT(refused->err, HasSubstr("sampler: expected one of euler, heun"));
 }
 
 TEST_F(FinishedJobTest, AnEarlierCheckpointMakesOtherImages) {

@@ -124,8 +124,11 @@ struct SampleWork {
   TrainingConfig config;
   std::vector<int> classes;  // one per image
   uint64_t seed = 0;
-  int steps = 50;
+  std::string sampler;  // a name of core/diffusion/sampler_kind.h
+  int steps = 50;       // no meaning for dopri5
+  double eta = 0;
   double guidance = 2;
+  double guidance_begin = 0, guidance_end = 1;
   std::optional<absl::Time> deadline;
 };
 
@@ -153,6 +156,7 @@ struct SampleFinished {
   std::vector<double> capacity;  // per MoE layer
   double seconds = 0;
   std::string thresholds_hash;
+  int64_t network_calls = 0;
 };
 using SampleUpdateData =
     std::variant<SampleStarted, SampleProgressUpdate, SampleImage, SampleFinished, absl::Status>;

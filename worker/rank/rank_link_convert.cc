@@ -71,6 +71,7 @@ struct UpdateFiller {
     for (double capacity : finished.capacity) receipt->add_capacity(capacity);
     receipt->set_seconds(finished.seconds);
     receipt->set_thresholds_hash(finished.thresholds_hash);
+    receipt->set_network_calls(finished.network_calls);
   }
   void operator()(const absl::Status& status) {
     out->mutable_error()->set_status_code(static_cast<int>(status.code()));
@@ -209,6 +210,12 @@ SampleWork ToSampleWork(const pb::SampleTask& task, absl::Time now) {
   work.seed = task.request().seed();
   work.steps = task.request().steps();
   work.guidance = task.request().guidance();
+  work.sampler = task.request().sampler();
+  work.eta = task.request().eta();
+  if (task.request().has_guidance_interval()) {
+    work.guidance_begin = task.request().guidance_interval().begin();
+    work.guidance_end = task.request().guidance_interval().end();
+  }
   if (task.deadline_ms() > 0) work.deadline = now + absl::Milliseconds(task.deadline_ms());
   return work;
 }

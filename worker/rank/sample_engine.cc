@@ -1,18 +1,17 @@
 #include "worker/rank/sample_engine.h"
 
-#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <xxhash.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "core/base/log.h"
-#include "core/base/philox.h"
 #include "core/base/status_macros.h"
-#include "core/diffusion/rectified_flow.h"
 #include "worker/error_boundary.h"
 #include "worker/rank/state_reader.h"
 
@@ -25,15 +24,25 @@ double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-at::Tensor InitialNoise(const ModelConfig& model, uint64_t seed, int64_t image) {
-  at::Tensor noise = at::empty({model.channels, model.image_size, model.image_size},
-                               at::TensorOptions().dtype(at::kFloat));
-  RandomStream(seed, RandomUse::kSampleNoise, 0, static_cast<uint32_t>(image))
-      .Normal({noise.data_ptr<float>(), static_cast<size_t>(noise.numel())});
-  return noise;
+bool Done(const std::vector<std::unique_ptr<Sampler>>& samplers) {
+  return std::ranges::all_of(samplers, [](const auto& sampler) { return sampler->done(); });
 }
 
-// [C, H, W] in [-1, 1] -> uint8 [H, W, C].
+// Steps of the image that is furthest, of the total that its share of the way promises.
+SampleProgressUpdate ProgressOf(const std::vector<std::unique_ptr<Sampler>>& samplers) {
+  int64_t step = 0;
+  double progress = 1;
+  for (const auto& sampler : samplers) {
+    step = std::max(step, sampler->steps_done());
+    progress = std::min(progress, sampler->progress());
+  }
+  const int64_t promised =
+      progress > 0 ? std::llround(static_cast<double>(step) / progress) : step + 1;
+  return {static_cast<int>(step),
+          static_cast<int>(Done(samplers) ? step : std::max(step + 1, promised))};
+}
+
+// image: [C, H, W] fp32 in [-1, 1] -> uint8 [H, W, C].
 std::string Pixels(const at::Tensor& image) {
   const at::Tensor planes = image.contiguous();
   const int64_t channels = planes.size(0), area = planes.size(1) * planes.size(2);
@@ -60,7 +69,10 @@ absl::StatusOr<std::shared_ptr<const SampleEngine::Model>> SampleEngine::Load(
   auto model = std::make_shared<Model>();
   model->job_id = work.job_id;
   model->step = work.step;
-  model->denoiser = std::make_unique<Denoiser>(work.config.model, at::kFloat);
+  MoeOptions options;
+  options.inference_rule = work.config.compatibility.inference_rule;
+  model->denoiser = std::make_unique<Denoiser>(work.config.model, at::kFloat, options);
+  model->process = MakeProcess(work.config.diffusion);
   std::vector<WantedRun> wanted;
   for (const ParameterInfo& info : model->denoiser->layout().infos()) {
     wanted.push_back({"ema/" + info.name, info.shape, 0, info.elements(),
@@ -87,16 +99,37 @@ void SampleEngine::Add(SampleWork work) {
   const absl::Status status = CatchErrors([&]() -> absl::Status {
     Request request;
     ASSIGN_OR_RETURN(request.model, Load(work));
-    for (size_t i = 0; i < work.classes.size(); ++i) {
-      request.images.push_back(InitialNoise(work.config.model, work.seed, static_cast<int64_t>(i)));
-    }
     request.work = std::move(work);
+    RETURN_IF_ERROR(Prepare(request));
     request.begin_seconds = Now();
     RETURN_IF_ERROR(link_.PushSampleUpdate(id, SampleStarted{}));
     running_.push_back(std::move(request));
     return absl::OkStatus();
   });
   if (!status.ok()) link_.PushSampleUpdate(id, status).IgnoreError();
+}
+
+absl::Status SampleEngine::Prepare(Request& request) {
+  const SampleWork& work = request.work;
+  const ProcessKind process = work.config.diffusion.process;
+  SamplerOptions options;
+  ASSIGN_OR_RETURN(options.kind, ParseSampler(work.sampler));
+  options.steps = work.steps;
+  options.eta = work.eta;
+  for (const OptionFault& fault : CheckSamplerOptions(options, process)) {
+    return absl::InvalidArgumentError(absl::StrCat(fault.field, ": ", fault.description));
+  }
+  const ModelConfig& model = work.config.model;
+  for (size_t i = 0; i < work.classes.size(); ++i) {
+    const uint32_t image = static_cast<uint32_t>(i);
+    request.samplers.push_back(MakeSampler(options, process, InitialNoise(model, work.seed, image),
+                                           KeyedStepNoise(model, work.seed, image)));
+  }
+  request.guidance = {work.guidance, work.guidance_begin, work.guidance_end};
+  // As published, where the two halves of a call see each other.
+  request.guidance.joint = work.config.compatibility.inference_rule == InferenceRule::kPerToken ||
+                           process == ProcessKind::kDdpm;
+  return absl::OkStatus();
 }
 
 void SampleEngine::Cancel(const std::string& request_id) {
@@ -106,7 +139,7 @@ void SampleEngine::Cancel(const std::string& request_id) {
 void SampleEngine::Step() {
   for (auto it = running_.begin(); it != running_.end();) {
     const absl::Status status = CatchErrors([&] { return Advance(*it); });
-    const bool done = status.ok() && it->step == it->work.steps;
+    const bool done = status.ok() && Done(it->samplers);
     if (!status.ok()) link_.PushSampleUpdate(it->work.request_id, status).IgnoreError();
     it = done || !status.ok() ? running_.erase(it) : std::next(it);
   }
@@ -115,25 +148,36 @@ void SampleEngine::Step() {
 absl::Status SampleEngine::Advance(Request& request) {
   const SampleWork& work = request.work;
   if (work.deadline && absl::Now() > *work.deadline) {
-    return absl::DeadlineExceededError(
-        absl::StrFormat("deadline passed after %d of %d denoise steps", request.step, work.steps));
+    const SampleProgressUpdate progress = ProgressOf(request.samplers);
+    return absl::DeadlineExceededError(absl::StrFormat(
+        "deadline passed after %d of %d denoise steps", progress.step, progress.steps));
   }
-  const double t = static_cast<double>(request.step) / work.steps;
-  for (size_t i = 0; i < request.images.size(); ++i) {
-    const at::Tensor velocity = request.model->denoiser->GuidedVelocity(
-        request.images[i], t, work.classes[i], work.guidance, &request.counts);
-    request.images[i] = EulerStep(request.images[i], velocity, work.steps);
+  for (size_t i = 0; i < request.samplers.size(); ++i) AdvanceImage(request, i);
+  RETURN_IF_ERROR(link_.PushSampleUpdate(work.request_id, ProgressOf(request.samplers)));
+  return Done(request.samplers) ? Finish(request) : absl::OkStatus();
+}
+
+void SampleEngine::AdvanceImage(Request& request, size_t image) {
+  Sampler& sampler = *request.samplers[image];
+  const ModelConfig& model = request.work.config.model;
+  const Network network = [&](const at::Tensor& x, const at::Tensor& t, const at::Tensor& labels) {
+    return request.model->denoiser->Run(x, request.model->process->ModelTime(t, model.time_scale),
+                                        labels, &request.counts);
+  };
+  const at::Tensor label =
+      at::full({1}, request.work.classes[image], at::TensorOptions().dtype(at::kLong));
+  const int64_t steps = sampler.steps_done();
+  while (!sampler.done() && sampler.steps_done() == steps) {
+    sampler.Feed(GuidedOutput(network, *request.model->process, sampler.next(), label,
+                              model.classes, request.guidance));
+    ++request.network_calls;
   }
-  ++request.step;
-  RETURN_IF_ERROR(
-      link_.PushSampleUpdate(work.request_id, SampleProgressUpdate{request.step, work.steps}));
-  return request.step == work.steps ? Finish(request) : absl::OkStatus();
 }
 
 absl::Status SampleEngine::Finish(Request& request) {
   const SampleWork& work = request.work;
-  for (size_t i = 0; i < request.images.size(); ++i) {
-    const at::Tensor& image = request.images[i];
+  for (size_t i = 0; i < request.samplers.size(); ++i) {
+    const at::Tensor image = request.samplers[i]->x().select(0, 0);
     SampleImage out;
     out.index = static_cast<int>(i);
     out.label = work.classes[i];
@@ -150,6 +194,7 @@ absl::Status SampleEngine::Finish(Request& request) {
   }
   finished.seconds = Now() - request.begin_seconds;
   finished.thresholds_hash = request.model->thresholds_hash;
+  finished.network_calls = request.network_calls;
   return link_.PushSampleUpdate(work.request_id, std::move(finished));
 }
 

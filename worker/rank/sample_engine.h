@@ -11,6 +11,9 @@
 
 #include "absl/status/statusor.h"
 #include "core/diffusion/denoiser.h"
+#include "core/diffusion/guidance.h"
+#include "core/diffusion/process.h"
+#include "core/diffusion/sampler.h"
 #include "worker/rank/rank_link.h"
 
 namespace diffmoe {
@@ -33,20 +36,24 @@ class SampleEngine {
     std::string job_id;
     int64_t step = 0;
     std::unique_ptr<Denoiser> denoiser;
+    std::unique_ptr<Process> process;
     std::string thresholds_hash;
   };
   struct Request {
     SampleWork work;
     std::shared_ptr<const Model> model;
-    std::vector<at::Tensor> images;  // [C, H, W] each
-    int step = 0;
+    std::vector<std::unique_ptr<Sampler>> samplers;  // one per image, x: [1, C, H, W]
+    Guidance guidance;
     CapacityCounts counts;
+    int64_t network_calls = 0;
     double begin_seconds = 0;
   };
 
   absl::StatusOr<std::shared_ptr<const Model>> Load(const SampleWork& work);
-  // OK to go on; any other status ends the request.
+  static absl::Status Prepare(Request& request);
+  // One step of every image that isn't done. OK to go on; any other status ends the request.
   absl::Status Advance(Request& request);
+  static void AdvanceImage(Request& request, size_t image);
   absl::Status Finish(Request& request);
 
   RankLink& link_;

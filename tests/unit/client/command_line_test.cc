@@ -31,6 +31,8 @@ TEST(CommandLine, UsageErrorsExitWithTwo) {
         {"sample", "--job", "a-1", "--class", "1", "--seed", "-1"},
         {"sample", "--job", "a-1", "--class", "1", "--seed", "18446744073709551616"},
         {"sample", "--job", "a-1", "--class", "1", "--guidance", "much"},
+        {"sample", "--job", "a-1", "--class", "1", "--guidance-interval", "0.5"},
+        {"sample", "--job", "a-1", "--class", "1", "--guidance-interval", "0.1,a"},
         {"sample", "--job", "a-1@5", "--class", "1"},
         {"metrics", "a-1", "--points", "0"},
         {"ckpt", "get", "a-1", "soon"},

@@ -51,10 +51,15 @@ class SampleTest : public testing::Test {
     v1::Receipt& receipt = *event.mutable_finished()->mutable_receipt();
     receipt.set_checkpoint("jobs/a-1/checkpoints/200");
     receipt.set_seed(7);
+    receipt.set_sampler("ddim");
+    receipt.set_eta(0.5);
     receipt.set_steps(2);
     receipt.set_guidance(2);
     receipt.set_count(images);
     receipt.add_capacity(0.99);
+    receipt.mutable_guidance_interval()->set_begin(0.25);
+    receipt.mutable_guidance_interval()->set_end(0.75);
+    receipt.set_network_calls(8);
     receipt.set_seconds(1.5);
     receipt.set_thresholds_hash("abcd");
     writer->Write(event);
@@ -68,9 +73,29 @@ class SampleTest : public testing::Test {
 
 TEST_F(SampleTest, WritesGridRawAndReceipt) {
   const std::string raw = dir_.Sub("out.bin");
-  const CliResult result =
-      server_.Cli({"sample", "--job", "a-1@step=200", "--class", "3", "--n", "4", "--seed", "7",
-                   "--steps", "2", "--guidance", "2.5", "--out", png_, "--raw", raw});
+  const CliResult result = server_.Cli({"sample",
+                                        "--job",
+                                        "a-1@step=200",
+                                        "--class",
+                                        "3",
+                                        "--n",
+                                        "4",
+                                        "--seed",
+                                        "7",
+                                        "--steps",
+                                        "2",
+                                        "--guidance",
+                                        "2.5",
+                                        "--guidance-interval",
+                                        "0.25,0.75",
+                                        "--sampler",
+                                        "ddim",
+                                        "--eta",
+                                        "0.5",
+                                        "--out",
+                                        png_,
+                                        "--raw",
+                                        raw});
   EXPECT_EQ(result.exit_code, kExitOk) << result.err;
   const v1::SampleRequest& request = server_.api.sample_request;
   EXPECT_EQ(request.checkpoint(), "jobs/a-1/checkpoints/200");
@@ -80,14 +105,19 @@ TEST_F(SampleTest, WritesGridRawAndReceipt) {
   EXPECT_EQ(request.seed(), 7u);
   EXPECT_EQ(request.steps(), 2);
   EXPECT_EQ(request.guidance(), 2.5);
+  EXPECT_EQ(request.guidance_interval().begin(), 0.25);
+  EXPECT_EQ(request.guidance_interval().end(), 0.75);
+  EXPECT_EQ(request.sampler(), "ddim");
+  EXPECT_EQ(request.eta(), 0.5);
   EXPECT_EQ(result.out,
             "checkpoint       jobs/a-1/checkpoints/200\n"
             "seed             7\n"
-            "steps            2\n"
-            "guidance         2\n"
+            "sampler          ddim, 2 steps, eta 0.5\n"
+            "guidance         2 from 0.25 to 0.75 of the way\n"
             "images           4\n"
             "C per MoE layer  0.990\n"
             "thresholds       abcd\n"
+            "network calls    8\n"
             "time             1.5s\n");
   EXPECT_EQ(result.err, "sampling jobs/a-1/checkpoints/200\nwrote " + png_ + "\nwrote " + raw +
                             ": uint8 [4, 2, 2, 1]\n");
@@ -105,6 +135,9 @@ TEST_F(SampleTest, LeavesDefaultsToTheCoordinator) {
   EXPECT_FALSE(server_.api.sample_request.has_seed());
   EXPECT_FALSE(server_.api.sample_request.has_steps());
   EXPECT_FALSE(server_.api.sample_request.has_guidance());
+  EXPECT_FALSE(server_.api.sample_request.has_guidance_interval());
+  EXPECT_FALSE(server_.api.sample_request.has_eta());
+  EXPECT_EQ(server_.api.sample_request.sampler(), "");
 }
 
 TEST_F(SampleTest, SeveralClassesMakeARowEach) {

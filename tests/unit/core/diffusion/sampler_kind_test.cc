@@ -38,7 +38,7 @@ TEST(SamplerKind, NamesAreReadBack) {
 TEST(SamplerKind, AnUnknownNameGetsTheNearestOne) {
   const absl::Status status = ParseSampler("eulre").status();
   EXPECT_TRUE(absl::IsInvalidArgument(status));
-  EXPECT_TRUE(absl::StrContains(status.message(), "did you mean 'euler'?")) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), "did you mean \"euler\"?")) << status;
   EXPECT_TRUE(absl::StrContains(status.message(), "dpmpp_2m")) << status;
   EXPECT_FALSE(absl::StrContains(ParseSampler("xyzzy").status().message(), "did you mean"));
 }

@@ -95,13 +95,21 @@ TEST(SampleRequestTest, RangesAreChecked) {
   EXPECT_EQ(fault([](auto& r) { r.set_guidance(std::numeric_limits<double>::infinity()); }),
             "guidance");
   EXPECT_EQ(fault([](auto& r) { r.set_guidance(std::nan("")); }), "guidance");
+  EXPECT_EQ(fault([](auto& r) { r.mutable_guidance_interval()->set_end(1.1); }),
+            "guidance_interval");
+  EXPECT_EQ(fault([](auto& r) { r.mutable_guidance_interval()->set_begin(std::nan("")); }),
+            "guidance_interval");
+  EXPECT_EQ(fault([](auto& r) { r.set_eta(std::nan("")); }), "eta");
 }
 
 TEST(SampleRequestTest, CompletionFillsDefaultsOnly) {
   v1::SampleRequest request = GoodRequest();
   request.set_steps(7);
-  CompleteSampleRequest(&request);
+  CompleteSampleRequest(v1::TrainingSpec(), &request);
   EXPECT_EQ(request.steps(), 7);
+  EXPECT_EQ(request.sampler(), "euler");
+  EXPECT_FALSE(request.has_eta());
+  EXPECT_FALSE(request.has_guidance_interval());
   EXPECT_DOUBLE_EQ(request.guidance(), 2);
   ASSERT_EQ(request.classes_size(), 4);
   EXPECT_EQ(request.classes(3), 3);

@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <functional>
 
+#include "absl/strings/str_cat.h"
 #include "server/errors.h"
 #include "tests/unit/server/state/cluster_harness.h"
 
@@ -59,6 +61,7 @@ TEST(SampleTest, StartsASamplerOnAFreeSlotAndRelays) {
   EXPECT_EQ(tasks[0].job_id(), scene.running.id);
   EXPECT_EQ(tasks[0].step(), 10);
   EXPECT_EQ(tasks[0].request().steps(), 50);
+  EXPECT_EQ(tasks[0].request().sampler(), "euler");
   EXPECT_DOUBLE_EQ(tasks[0].request().guidance(), 2);
   EXPECT_EQ(tasks[0].request().classes_size(), 2);
   cluster.Update(tasks[0], Started());
@@ -89,6 +92,72 @@ TEST(SampleTest, BadRequestsListEveryFault) {
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(DetailsOf(status).reason(), v1::INVALID_REQUEST);
   EXPECT_EQ(DetailsOf(status).violations_size(), 4) << DetailsOf(status).DebugString();
+}
+
+// The faults of a request for the job of `scene`, as "field: description".
+std::vector<std::string> Faults(Scene& scene, const std::function<void(v1::SampleRequest*)>& fill) {
+  static uint64_t call = 1000;
+  SubmitSample event{++call, scene.running.id, {}, {}, 0};
+  event.request.add_classes(3);
+  event.request.set_count(1);
+  fill(&event.request);
+  scene.cluster.Post(event);
+  std::vector<std::string> faults;
+  const auto end = scene.cluster.sample_ends.find(call);
+  if (end == scene.cluster.sample_ends.end()) return faults;  // it was taken
+  const v1::ErrorDetails details = DetailsOf(end->second);
+  for (const v1::FieldViolation& violation : details.violations()) {
+    faults.push_back(absl::StrCat(violation.field(), ": ", violation.description()));
+  }
+  return faults;
+}
+
+TEST(SampleTest, SamplersAreChecked) {
+  using Texts = std::vector<std::string>;
+  Scene scene(1);
+  EXPECT_EQ(Faults(scene, [](auto* request) { request->set_sampler("heum"); }),
+            Texts{"sampler: expected one of euler, heun, dopri5, euler_maruyama, ancestral, ddim, "
+                  "dpmpp_2m, got \"heum\"; did you mean \"heun\"?"});
+  EXPECT_EQ(Faults(scene, [](auto* request) { request->set_sampler("ddim"); }),
+            Texts{"sampler: expected one of euler, heun, dopri5, euler_maruyama for a model "
+                  "trained with rectified_flow, got ddim"});
+  EXPECT_EQ(Faults(scene,
+                   [](auto* request) {
+                     request->set_sampler("dopri5");
+                     request->set_steps(20);
+                   }),
+            Texts{"steps: expected none for dopri5, which chooses its own, got 20"});
+  EXPECT_EQ(Faults(scene, [](auto* request) { request->set_eta(0.5); }),
+            Texts{"eta: expected 0 for euler, only ddim has it; got 0.5"});
+  EXPECT_EQ(Faults(scene,
+                   [](auto* request) {
+                     request->mutable_guidance_interval()->set_begin(0.6);
+                     request->mutable_guidance_interval()->set_end(0.4);
+                   }),
+            Texts{"guidance_interval: expected 0 <= begin <= end <= 1, got 0.6 to 0.4"});
+}
+
+TEST(SampleTest, TheSamplerIsCompletedAndComesBackInTheReceipt) {
+  Scene scene(1);
+  ClusterHarness& cluster = scene.cluster;
+  SubmitSample event{900, scene.running.id, {}, {}, 0};
+  event.request.add_classes(3);
+  event.request.set_count(1);
+  event.request.set_sampler("dopri5");
+  event.request.mutable_guidance_interval()->set_begin(0.1);
+  event.request.mutable_guidance_interval()->set_end(0.9);
+  cluster.Post(event);
+  scene.StartSampler();
+  const auto tasks = cluster.tasks(scene.running.session);
+  ASSERT_EQ(tasks.size(), 1u);
+  EXPECT_EQ(tasks[0].request().sampler(), "dopri5");
+  EXPECT_FALSE(tasks[0].request().has_steps());
+  cluster.Update(tasks[0], Finished());
+  const v1::Receipt receipt = cluster.responses(900).back().finished().receipt();
+  EXPECT_EQ(receipt.sampler(), "dopri5");
+  EXPECT_EQ(receipt.steps(), 0);
+  EXPECT_EQ(receipt.guidance_interval().end(), 0.9);
+  EXPECT_FALSE(receipt.has_eta());
 }
 
 TEST(SampleTest, UnknownThings) {

@@ -1,0 +1,60 @@
+// A link to nobody: holds one checkpoint of random weights and keeps the updates of samples.
+#pragma once
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "worker/rank/rank_link.h"
+
+namespace diffmoe {
+
+class FakeRankLink final : public RankLink {
+ public:
+  // A checkpoint for every tensor of `config`'s model, "ema/NAME", drawn from a fixed seed.
+  explicit FakeRankLink(const TrainingConfig& config);
+
+  // In the order of arrival, per request.
+  std::map<std::string, std::vector<SampleUpdateData>> updates;
+
+  const RankAssignment& assignment() const override { return assignment_; }
+  void Report(ProgressReport, std::vector<StepReportRecord>) override {}
+  absl::Status PutShard(int64_t, absl::Span<const TensorRun>,
+                        const std::optional<CheckpointSummaryData>&) override {
+    return Unused();
+  }
+  absl::StatusOr<CheckpointManifest> GetManifest(const std::string&, int64_t) override {
+    return manifest_;
+  }
+  absl::Status ReadExtents(const std::string&, int64_t,
+                           absl::Span<const ReadTarget> targets) override;
+  void SayFailure(const absl::Status&, int64_t) override {}
+  void SayDone(int64_t) override {}
+  std::optional<RankCommandData> NextCommand(absl::Duration) override { return std::nullopt; }
+  bool stop_requested() const override { return false; }
+  absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) override {
+    updates[request_id].push_back(std::move(update));
+    return absl::OkStatus();
+  }
+  absl::Status KeySet(const std::string&, const std::string&) override { return Unused(); }
+  absl::StatusOr<std::string> KeyGet(const std::string&, absl::Duration) override {
+    return Unused();
+  }
+  absl::StatusOr<int64_t> KeyAdd(const std::string&, int64_t) override { return Unused(); }
+  absl::Status KeyWait(const std::vector<std::string>&, absl::Duration) override {
+    return Unused();
+  }
+  absl::StatusOr<bool> KeyCheck(const std::vector<std::string>&) override { return Unused(); }
+  absl::StatusOr<bool> KeyDelete(const std::string&) override { return Unused(); }
+  absl::StatusOr<int64_t> KeyCount() override { return Unused(); }
+
+ private:
+  static absl::Status Unused() { return absl::InternalError("this test has no such call"); }
+
+  RankAssignment assignment_;
+  CheckpointManifest manifest_;
+  std::vector<float> weights_;
+};
+
+}  // namespace diffmoe
