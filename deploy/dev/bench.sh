@@ -7,8 +7,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 list() {
   echo "Benchmarks:"
-  echo "  train        images/s of a training step on one and two ranks, and a MoE layer, against the GEMM rate (JSON)"
-  echo "               --workloads demo s-e8   --steps N"
+  echo "  train        training steps on one and two ranks and a MoE layer: against the GEMM rate, a dense model, and each other"
+  echo "               --workloads demo s-e8 s-e16 s-e8-32 dense-s   --steps N   --repetitions N   --sockets"
+  echo "  collectives  exchanges between two ranks over shared memory and over sockets"
   echo "  checkpoint   save and load of checkpoint chunks against the disk"
 }
 
@@ -19,7 +20,7 @@ list() {
 name=$1
 shift
 case "$name" in
-  train) target=diffmoe-bench command=(diffmoe-bench train) ;;
+  train | collectives) target=diffmoe-bench command=(diffmoe-bench "$name") ;;
   checkpoint) target=checkpoint_bench command=(checkpoint_bench) ;;
   *)
     list >&2

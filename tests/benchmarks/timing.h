@@ -1,0 +1,36 @@
+// Time and order statistics for benchmarks.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <vector>
+
+namespace diffmoe::bench {
+
+// Seconds of a monotonic clock.
+inline double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// The upper median. values: at least one.
+inline double Median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<int64_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+// Median seconds of one call, after a call that isn't counted.
+template <typename Body>
+double TimeOf(int repetitions, const Body& body) {
+  body();
+  std::vector<double> seconds;
+  for (int i = 0; i < repetitions; ++i) {
+    const double begin = Now();
+    body();
+    seconds.push_back(Now() - begin);
+  }
+  return Median(seconds);
+}
+
+}  // namespace diffmoe::bench
