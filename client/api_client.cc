@@ -78,6 +78,20 @@ struct ApiClient::Connection {
     return status;
   }
 
+  // Hands every message to `on_message`; its error cancels the call and is returned.
+  template <typename Message>
+  absl::Status ReadAll(grpc::ClientReader<Message>* stream, grpc::ClientContext* context,
+                       const std::function<absl::Status(const Message&)>& on_message) const {
+    Message message;
+    absl::Status refused;
+    while (refused.ok() && stream->Read(&message)) {
+      refused = on_message(message);
+      if (!refused.ok()) context->TryCancel();
+    }
+    const absl::Status status = ToStatus(stream->Finish());
+    return refused.ok() ? status : refused;
+  }
+
   Endpoint endpoint;
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::TrainingJobService::Stub> jobs;
@@ -166,17 +180,16 @@ absl::Status ApiClient::Sample(
   grpc::ClientContext context;
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
   const auto stream = connection().sampling->Sample(&context, request);
-  v1::SampleResponse event;
-  absl::Status refused;
-  while (stream->Read(&event)) {
-    refused = on_event(event);
-    if (!refused.ok()) {
-      context.TryCancel();
-      break;
-    }
-  }
-  const absl::Status status = connection().ToStatus(stream->Finish());
-  return refused.ok() ? status : refused;
+  return connection().ReadAll(stream.get(), &context, on_event);
+}
+
+absl::Status ApiClient::ReadCheckpoint(
+    const v1::ReadCheckpointRequest& request, Interrupt* interrupt,
+    const std::function<absl::Status(const v1::ReadCheckpointResponse&)>& on_message) {
+  grpc::ClientContext context;
+  const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
+  const auto stream = connection().checkpoints->ReadCheckpoint(&context, request);
+  return connection().ReadAll(stream.get(), &context, on_message);
 }
 
 std::string NewRequestId() {

@@ -49,6 +49,11 @@ class ApiClient {
   absl::Status Sample(const v1::SampleRequest& request, Interrupt* interrupt,
                       const std::function<absl::Status(const v1::SampleResponse&)>& on_event);
 
+  // Calls `on_message` for every message until the stream ends, as Sample does.
+  absl::Status ReadCheckpoint(
+      const v1::ReadCheckpointRequest& request, Interrupt* interrupt,
+      const std::function<absl::Status(const v1::ReadCheckpointResponse&)>& on_message);
+
   // Looks the address up again and connects anew at the next call.
   void Reconnect();
 

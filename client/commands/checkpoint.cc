@@ -60,7 +60,8 @@ absl::StatusOr<int> GetCheckpoint(const Context& context, const GetOptions& opti
 }  // namespace
 
 void AddCheckpointCommand(CLI::App* app, Context* context) {
-  CLI::App* command = app->add_subcommand("ckpt", "Look at a job's checkpoints");
+  CLI::App* command =
+      app->add_subcommand("ckpt", "Look at a job's checkpoints, and export their weights");
   command->require_subcommand(1);
 
   auto id = std::make_shared<std::string>();
@@ -84,6 +85,8 @@ void AddCheckpointCommand(CLI::App* app, Context* context) {
   get->callback([context, options] {
     context->action = [context, options] { return GetCheckpoint(*context, *options); };
   });
+
+  AddExportCommand(command, context);
 }
 
 }  // namespace diffmoe

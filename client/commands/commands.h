@@ -14,6 +14,7 @@ void AddJobCommand(CLI::App* app, Context* context);
 void AddWatchCommand(CLI::App* app, Context* context);
 void AddMetricsCommand(CLI::App* app, Context* context);
 void AddCheckpointCommand(CLI::App* app, Context* context);
+void AddExportCommand(CLI::App* ckpt, Context* context);  // `ckpt export`
 void AddSampleCommand(CLI::App* app, Context* context);
 void AddReportCommand(CLI::App* app, Context* context);
 void AddWorkersCommand(CLI::App* app, Context* context);

@@ -4,11 +4,13 @@
 #include <map>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "diffmoe/worker/v1/bulk_plane.pb.h"
 #include "server/api/finish.h"
+#include "server/api/grpc_status.h"
 #include "server/api/histories.h"
 #include "server/api/resource_names.h"
 #include "server/checkpoints/shard_rules.h"
@@ -31,20 +33,51 @@ void FillThresholds(const worker::v1::CheckpointSummary& summary, v1::Checkpoint
   }
 }
 
+v1::TensorInfo ToTensorInfo(const std::string& name, const worker::v1::TensorSlice& slice) {
+  v1::TensorInfo info;
+  info.set_name(name);
+  info.set_dtype(slice.dtype());
+  *info.mutable_shape() = slice.global_shape();
+  int64_t bytes = DtypeBytes(slice.dtype());
+  for (const int64_t size : slice.global_shape()) bytes *= size;
+  info.set_bytes(bytes);
+  return info;
+}
+
 void FillTensors(const worker::v1::Manifest& manifest, v1::Checkpoint* checkpoint) {
   std::map<std::string, const worker::v1::TensorSlice*> tensors;
   for (const worker::v1::SlicePlace& place : manifest.slices()) {
     tensors.emplace(place.slice().tensor(), &place.slice());
   }
-  for (const auto& [name, slice] : tensors) {
-    v1::TensorInfo* info = checkpoint->add_tensors();
-    info->set_name(name);
-    info->set_dtype(slice->dtype());
-    *info->mutable_shape() = slice->global_shape();
-    int64_t bytes = DtypeBytes(slice->dtype());
-    for (const int64_t size : slice->global_shape()) bytes *= size;
-    info->set_bytes(bytes);
+  for (const auto& [name, slice] : tensors) *checkpoint->add_tensors() = ToTensorInfo(name, *slice);
+}
+
+// What ReadCheckpoint sends: the tensors under a prefix, and where their bytes lie.
+struct WeightPlan {
+  std::vector<v1::TensorInfo> tensors;
+  worker::v1::ReadExtentsRequest extents;  // in the order of the tensors' bytes
+};
+
+WeightPlan PlanWeights(const worker::v1::Manifest& manifest, const std::string& prefix) {
+  std::map<std::string, std::map<int64_t, const worker::v1::SlicePlace*>> tensors;
+  for (const worker::v1::SlicePlace& place : manifest.slices()) {
+    if (!absl::StartsWith(place.slice().tensor(), prefix)) continue;
+    tensors[place.slice().tensor()][place.slice().first_element()] = &place;
   }
+  WeightPlan plan;
+  plan.extents.set_job_id(manifest.job_id());
+  plan.extents.set_step(manifest.step());
+  for (const auto& [name, slices] : tensors) {
+    plan.tensors.push_back(
+        ToTensorInfo(name.substr(prefix.size()), slices.begin()->second->slice()));
+    for (const auto& [first_element, place] : slices) {
+      worker::v1::Extent* extent = plan.extents.add_extents();
+      extent->set_shard(place->shard());
+      extent->set_offset(place->slice().shard_offset());
+      extent->set_bytes(place->slice().elements() * DtypeBytes(place->slice().dtype()));
+    }
+  }
+  return plan;
 }
 
 v1::Checkpoint ToCheckpoint(const worker::v1::Manifest& manifest) {
@@ -121,22 +154,29 @@ absl::Status List(const RecordStore& records, const v1::ListCheckpointsRequest& 
   return absl::OkStatus();
 }
 
-absl::Status Get(const RecordStore& records, const v1::GetCheckpointRequest& request,
-                 v1::Checkpoint* response) {
+// The manifest of an undamaged checkpoint by name, "latest" resolved.
+absl::StatusOr<worker::v1::Manifest> FindManifest(const RecordStore& records,
+                                                  const std::string& resource) {
   ASSIGN_OR_RETURN(const CheckpointRef ref,
-                   ParseCheckpointName(request.name(), "name", /*job_alone=*/false));
+                   ParseCheckpointName(resource, "name", /*job_alone=*/false));
   ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ReadSteps(records, ref.job_id));
   if (!ref.step && steps.empty()) {
     return MakeRetryableError(absl::StatusCode::kFailedPrecondition, v1::NO_CHECKPOINT_YET,
                               absl::StrCat(JobName(ref.job_id), " has no checkpoint yet"), 5000);
   }
   const int64_t step = ref.step ? *ref.step : steps.back();
-  ASSIGN_OR_RETURN(const worker::v1::Manifest manifest, ReadManifest(records, ref.job_id, step));
-  const std::string name = CheckpointName(ref.job_id, step);
+  ASSIGN_OR_RETURN(worker::v1::Manifest manifest, ReadManifest(records, ref.job_id, step));
   if (std::find(steps.begin(), steps.end(), step) == steps.end()) {
+    const std::string name = CheckpointName(ref.job_id, step);
     return MakeError(absl::StatusCode::kDataLoss, v1::CORRUPT_CHECKPOINT,
                      absl::StrCat(name, " is damaged"), name);
   }
+  return manifest;
+}
+
+absl::Status Get(const RecordStore& records, const v1::GetCheckpointRequest& request,
+                 v1::Checkpoint* response) {
+  ASSIGN_OR_RETURN(const worker::v1::Manifest manifest, FindManifest(records, request.name()));
   *response = ToCheckpoint(manifest);
   FillTensors(manifest, response);
   return absl::OkStatus();
@@ -160,6 +200,57 @@ grpc::ServerUnaryReactor* CheckpointService::ListThresholds(
     grpc::CallbackServerContext* context, const v1::ListThresholdsRequest* request,
     v1::ListThresholdsResponse* response) {
   return Finish(context, ReadThresholds(*records_, *request, response));
+}
+
+grpc::Status CheckpointService::ReadCheckpoint(
+    grpc::ServerContext*, const v1::ReadCheckpointRequest* request,
+    grpc::ServerWriter<v1::ReadCheckpointResponse>* writer) {
+  return ToGrpc(StreamWeights(*request, *writer));
+}
+
+absl::Status CheckpointService::StreamWeights(
+    const v1::ReadCheckpointRequest& request,
+    grpc::ServerWriter<v1::ReadCheckpointResponse>& writer) {
+  ASSIGN_OR_RETURN(const worker::v1::Manifest manifest, FindManifest(*records_, request.name()));
+  const std::string name = CheckpointName(manifest.job_id(), manifest.step());
+  const std::string prefix = request.weights() == v1::WEIGHT_SET_MODEL ? "model/" : "ema/";
+  const WeightPlan plan = PlanWeights(manifest, prefix);
+  if (plan.tensors.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(name, " holds no tensors under ", prefix));
+  }
+  v1::ReadCheckpointResponse response;
+  *response.mutable_checkpoint() = ToCheckpoint(manifest);
+  if (!writer.Write(response)) return absl::CancelledError("the reader has gone");
+
+  auto tensor = plan.tensors.begin();
+  int64_t sent_bytes = 0;  // of the tensor
+  const absl::Status status =
+      checkpoints_->ReadExtents(plan.extents, [&](std::string_view bytes) -> absl::Status {
+        response.Clear();
+        if (sent_bytes == 0) *response.mutable_tensor() = *tensor;
+        response.set_data(bytes.data(), bytes.size());
+        if (!writer.Write(response)) return absl::CancelledError("the reader has gone");
+        metrics_->CountRead(static_cast<int64_t>(bytes.size()));
+        sent_bytes += static_cast<int64_t>(bytes.size());
+        if (sent_bytes == tensor->bytes()) {
+          ++tensor;
+          sent_bytes = 0;
+        }
+        return absl::OkStatus();
+      });
+  if (absl::IsDataLoss(status)) {
+    metrics_->CountDamaged();
+    return MakeError(absl::StatusCode::kDataLoss, v1::CORRUPT_CHECKPOINT,
+                     std::string(status.message()), name);
+  }
+  RETURN_IF_ERROR(status);
+  // The places came from this manifest: a newer one may have put other bytes there.
+  ASSIGN_OR_RETURN(const worker::v1::Manifest now,
+                   ReadManifest(*records_, manifest.job_id(), manifest.step()));
+  if (IdOf(now) != IdOf(manifest)) {
+    return absl::NotFoundError(absl::StrCat(name, " was replaced while it was read"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace diffmoe::server

@@ -15,6 +15,7 @@
 #include "core/train/train_engine.h"
 #include "worker/rank/checkpoint_writer.h"
 #include "worker/rank/control_store.h"
+#include "worker/rank/initial_weights.h"
 #include "worker/rank/progress_meter.h"
 #include "worker/rank/state_reader.h"
 
@@ -99,6 +100,8 @@ class Training {
     int64_t step = assignment.restore_step;
     if (step > 0) {
       ASSIGN_OR_RETURN(elapsed, Restore(link_, engine_));
+    } else if (config_.initial_weights) {
+      RETURN_IF_ERROR(LoadInitialWeights(*config_.initial_weights, config_.model, engine_));
     } else {
       engine_.Initialize();
     }

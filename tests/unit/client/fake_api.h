@@ -49,9 +49,11 @@ struct FakeApi final : v1::TrainingJobService::Service,
   v1::ListThresholdsResponse thresholds;
   std::string asked_name;
   v1::SampleRequest sample_request;
+  v1::ReadCheckpointRequest read_request;
   grpc::Status answer;  // of every call without a stream
   std::function<grpc::Status(Context*, grpc::ServerWriter<v1::Job>*)> watch;
   std::function<grpc::Status(Context*, grpc::ServerWriter<v1::SampleResponse>*)> sample;
+  std::function<grpc::Status(Context*, grpc::ServerWriter<v1::ReadCheckpointResponse>*)> read;
 
   grpc::Status SubmitJob(Context*, const v1::SubmitJobRequest* request, v1::Job* reply) override {
     submitted = *request;
@@ -100,6 +102,11 @@ struct FakeApi final : v1::TrainingJobService::Service,
     asked_name = request->name();
     *reply = checkpoint;
     return answer;
+  }
+  grpc::Status ReadCheckpoint(Context* context, const v1::ReadCheckpointRequest* request,
+                              grpc::ServerWriter<v1::ReadCheckpointResponse>* writer) override {
+    read_request = *request;
+    return read(context, writer);
   }
   grpc::Status ListThresholds(Context*, const v1::ListThresholdsRequest*,
                               v1::ListThresholdsResponse* reply) override {

@@ -1,12 +1,14 @@
 // The public services over real gRPC.
 #include <grpcpp/generic/generic_stub.h>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "diffmoe/v1/cluster.grpc.pb.h"
 #include "tests/support/http.h"
 #include "tests/support/wait.h"
 #include "tests/unit/server/api/coordinator_fixture.h"
 #include "tests/unit/server/api/fake_worker.h"
+#include "tests/unit/server/checkpoints/shards.h"
 
 namespace diffmoe::server {
 namespace {
@@ -155,6 +157,54 @@ TEST_F(PublicApiTest, CheckpointsShowTensorsAndThresholds) {
   ASSERT_TRUE(checkpoints_->ListThresholds(&c3, list, &points).ok());
   ASSERT_EQ(points.points_size(), 1);
   EXPECT_EQ(points.points(0).step(), 20);
+}
+
+TEST_F(PublicApiTest, WeightsOfACheckpointComeWhole) {
+  Start();
+  FakeWorker worker(coordinator_->grpc_address(), {});
+  v1::Job job;
+  ASSERT_TRUE(Submit(GoodSpec(2), "", &job).ok());
+  ASSERT_TRUE(worker.WaitForStart(1, 1));
+  ASSERT_TRUE(worker.PutCheckpoint(job.id(), 1, 20, 2).ok());
+  const auto read = [&](const std::string& step, v1::WeightSet weights,
+                        std::vector<v1::ReadCheckpointResponse>* messages) {
+    v1::ReadCheckpointRequest request;
+    request.set_name(absl::StrCat(job.name(), "/checkpoints/", step));
+    request.set_weights(weights);
+    grpc::ClientContext context;
+    const auto stream = checkpoints_->ReadCheckpoint(&context, request);
+    v1::ReadCheckpointResponse message;
+    while (stream->Read(&message)) messages->push_back(message);
+    return stream->Finish();
+  };
+
+  std::vector<v1::ReadCheckpointResponse> messages;
+  ASSERT_TRUE(read("latest", v1::WEIGHT_SET_MODEL, &messages).ok());
+  ASSERT_GE(messages.size(), 3u);
+  EXPECT_EQ(messages[0].checkpoint().name(), job.name() + "/checkpoints/20");
+  EXPECT_FLOAT_EQ(messages[0].checkpoint().thresholds(0).thresholds(1), 0.75f);
+  EXPECT_EQ(messages[0].data(), "");
+  EXPECT_EQ(messages[1].tensor().name(), "w");  // the only one under model/
+  EXPECT_EQ(messages[1].tensor().bytes(), 1'400'000);
+  std::string data;
+  for (const v1::ReadCheckpointResponse& message : messages) {
+    EXPECT_LE(message.data().size(), size_t{1} << 20);
+    data += message.data();
+  }
+  // Rank 0's half lies behind its eight bytes of another tensor.
+  EXPECT_TRUE(data == ShardBytes(MakeHeader(job.id(), 20, 1, 0, 2)).substr(8) +
+                          ShardBytes(MakeHeader(job.id(), 20, 1, 1, 2)));
+
+  messages.clear();
+  const grpc::Status no_average = read("20", v1::WEIGHT_SET_UNSPECIFIED, &messages);
+  EXPECT_EQ(no_average.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(no_average.error_message(), job.name() + "/checkpoints/20 holds no tensors under ema/");
+  const grpc::Status unknown = read("21", v1::WEIGHT_SET_MODEL, &messages);
+  EXPECT_EQ(unknown.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(DetailsOf(unknown).reason(), v1::CHECKPOINT_NOT_FOUND);
+  EXPECT_EQ(read("x", v1::WEIGHT_SET_MODEL, &messages).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_TRUE(messages.empty());
 }
 
 TEST_F(PublicApiTest, HistoryOfAJob) {
