@@ -10,6 +10,7 @@ list() {
   echo "  train        training steps on one and two ranks and a MoE layer: against the GEMM rate, a dense model, and each other"
   echo "               --workloads demo s-e8 s-e16 s-e8-32 dense-s   --steps N   --repetitions N   --sockets"
   echo "  collectives  exchanges between two ranks over shared memory and over sockets"
+  echo "  invariance   every family trained under six layouts; one hash of the result per family, or it fails   --steps N"
   echo "  checkpoint   save and load of checkpoint chunks against the disk"
 }
 
@@ -21,6 +22,7 @@ name=$1
 shift
 case "$name" in
   train | collectives) target=diffmoe-bench command=(diffmoe-bench "$name") ;;
+  invariance) target=invariance_bench command=(invariance_bench) ;;
   checkpoint) target=checkpoint_bench command=(checkpoint_bench) ;;
   *)
     list >&2
