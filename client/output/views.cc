@@ -53,7 +53,8 @@ std::string LayersTable(const v1::Progress& progress) {
     std::vector<std::string> thresholds;
     for (float value : layer.thresholds()) thresholds.push_back(absl::StrFormat("%.3f", value));
     table.AddRow({absl::StrCat(layer.block()), absl::StrFormat("%.3f", layer.capacity()),
-                  absl::StrFormat("%.3f", layer.predictor_accuracy()),
+                  layer.thresholds().empty() ? "-"
+                                             : absl::StrFormat("%.3f", layer.predictor_accuracy()),
                   absl::StrFormat("%.3f", layer.zero_expert_tokens()),
                   known ? absl::StrFormat("%.2f", *low) : "-",
                   known ? absl::StrFormat("%.2f", *high) : "-", absl::StrJoin(thresholds, " ")});
@@ -99,8 +100,12 @@ std::string JobText(const v1::Job& job, int64_t now_ms) {
   if (job.has_progress()) {
     const v1::Progress& progress = job.progress();
     pairs.push_back({"step", StepsText(job)});
-    pairs.push_back({"loss", absl::StrCat(NumberText(progress.loss()), ", predictor ",
-                                          NumberText(progress.predictor_loss()))});
+    pairs.push_back(
+        {"loss", absl::StrCat(NumberText(progress.loss()), ", predictor ",
+                              NumberText(progress.predictor_loss()),
+                              progress.balance_loss() > 0
+                                  ? absl::StrCat(", balance ", NumberText(progress.balance_loss()))
+                                  : "")});
     pairs.push_back({"speed", absl::StrFormat("%.1f images/s", progress.images_per_second())});
     pairs.push_back({"learning rate", NumberText(progress.learning_rate())});
     pairs.push_back({"gradient norm", NumberText(progress.grad_norm())});

@@ -37,9 +37,11 @@ inline constexpr Definition kBuildInfo{"diffmoe_build_info", Kind::kGauge,
 
 // Training: the worker that hosts rank 0.
 inline constexpr Definition kTrainLoss{"diffmoe_train_loss", Kind::kGauge,
-    "Flow loss, mean since the last report.", {"job_id"}};
+    "Loss of the diffusion process, mean since the last report.", {"job_id"}};
 inline constexpr Definition kTrainPredictorLoss{"diffmoe_train_predictor_loss", Kind::kGauge,
     "Loss of the capacity predictor.", {"job_id"}};
+inline constexpr Definition kTrainBalanceLoss{"diffmoe_train_balance_loss", Kind::kGauge,
+    "Auxiliary load-balancing loss of token choice, summed over layers.", {"job_id"}};
 inline constexpr Definition kTrainGradNorm{"diffmoe_train_grad_norm", Kind::kGauge,
     "Global gradient norm before clipping.", {"job_id"}};
 inline constexpr Definition kTrainLearningRate{"diffmoe_train_learning_rate", Kind::kGauge,
@@ -70,6 +72,14 @@ inline constexpr Definition kMoePredictorAccuracy{"diffmoe_moe_predictor_accurac
     "Share of routing decisions in which the predictor agrees with the selection.", {"job_id", "block"}};
 inline constexpr Definition kMoeZeroExpertTokens{"diffmoe_moe_zero_expert_token_ratio", Kind::kGauge,
     "Share of tokens that no expert takes under the inference rule.", {"job_id", "block"}};
+inline constexpr Definition kMoeGateEntropy{"diffmoe_moe_gate_entropy_nats", Kind::kGauge,
+    "Entropy of the gate's distribution over experts, mean over tokens; at most the logarithm of the experts.", {"job_id", "block"}};
+inline constexpr Definition kMoeExchangeBytes{"diffmoe_moe_exchange_bytes", Kind::kGauge,
+    "Payload bytes that rank 0 sends to other ranks in the forward pass of one step.", {"job_id", "block"}};
+inline constexpr Definition kMoeExchangeCalls{"diffmoe_moe_exchange_collectives", Kind::kGauge,
+    "Collective calls of rank 0 in the forward pass of one step.", {"job_id", "block"}};
+inline constexpr Definition kMoeExchangeRows{"diffmoe_moe_exchange_rows", Kind::kGauge,
+    "Token rows that rank 0 sends to a rank in the forward pass of one step: min, mean, max over ranks.", {"job_id", "block", "stat"}};
 
 // Checkpoints: coordinator.
 inline constexpr Definition kCheckpointCommits{"diffmoe_checkpoint_commits_total", Kind::kCounter,

@@ -10,6 +10,7 @@ namespace diffmoe::metrics {
 TrainMetrics::TrainMetrics(Registry& registry)
     : loss_(registry.get(), kTrainLoss),
       predictor_loss_(registry.get(), kTrainPredictorLoss),
+      balance_loss_(registry.get(), kTrainBalanceLoss),
       grad_norm_(registry.get(), kTrainGradNorm),
       learning_rate_(registry.get(), kTrainLearningRate),
       step_(registry.get(), kTrainStep),
@@ -23,12 +24,17 @@ TrainMetrics::TrainMetrics(Registry& registry)
       dead_experts_(registry.get(), kMoeDeadExperts),
       threshold_(registry.get(), kMoeThreshold),
       predictor_accuracy_(registry.get(), kMoePredictorAccuracy),
-      zero_expert_tokens_(registry.get(), kMoeZeroExpertTokens) {}
+      zero_expert_tokens_(registry.get(), kMoeZeroExpertTokens),
+      gate_entropy_(registry.get(), kMoeGateEntropy),
+      exchange_bytes_(registry.get(), kMoeExchangeBytes),
+      exchange_calls_(registry.get(), kMoeExchangeCalls),
+      exchange_rows_(registry.get(), kMoeExchangeRows) {}
 
 void TrainMetrics::Update(const std::string& job_id, const v1::Progress& progress,
                           int64_t global_batch) {
   loss_.Set({job_id}, progress.loss());
   predictor_loss_.Set({job_id}, progress.predictor_loss());
+  balance_loss_.Set({job_id}, progress.balance_loss());
   grad_norm_.Set({job_id}, progress.grad_norm());
   learning_rate_.Set({job_id}, progress.learning_rate());
   step_.Set({job_id}, static_cast<double>(progress.step()));
@@ -59,17 +65,25 @@ void TrainMetrics::Update(const std::string& job_id, const v1::Progress& progres
 void TrainMetrics::UpdateLayer(const std::string& job_id, const v1::LayerStats& layer) {
   const std::string block = std::to_string(layer.block());
   capacity_.Set({job_id, block}, layer.capacity());
-  predictor_accuracy_.Set({job_id, block}, layer.predictor_accuracy());
+  if (!layer.thresholds().empty()) {
+    predictor_accuracy_.Set({job_id, block}, layer.predictor_accuracy());
+  }
+  gate_entropy_.Set({job_id, block}, layer.gate_entropy());
+  exchange_bytes_.Set({job_id, block}, static_cast<double>(layer.exchange_bytes()));
+  exchange_calls_.Set({job_id, block}, static_cast<double>(layer.exchange_calls()));
   zero_expert_tokens_.Set({job_id, block}, layer.zero_expert_tokens());
   const auto summarise = [&](GaugeSeries& gauges, const auto& values) {
     if (values.empty()) return;
-    gauges.Set({job_id, block, "min"}, *std::min_element(values.begin(), values.end()));
+    gauges.Set({job_id, block, "min"},
+               static_cast<double>(*std::min_element(values.begin(), values.end())));
     gauges.Set({job_id, block, "mean"},
                std::accumulate(values.begin(), values.end(), 0.0) / values.size());
-    gauges.Set({job_id, block, "max"}, *std::max_element(values.begin(), values.end()));
+    gauges.Set({job_id, block, "max"},
+               static_cast<double>(*std::max_element(values.begin(), values.end())));
   };
   summarise(expert_load_, layer.expert_load());
   summarise(threshold_, layer.thresholds());
+  summarise(exchange_rows_, layer.exchange_rows());
   const auto dead = std::count(layer.expert_load().begin(), layer.expert_load().end(), 0.0F);
   if (!layer.expert_load().empty()) dead_experts_.Set({job_id, block}, static_cast<double>(dead));
 }
@@ -78,7 +92,8 @@ void TrainMetrics::Remove(const std::string& job_id) {
   for (GaugeSeries* gauges :
        {&loss_, &predictor_loss_, &grad_norm_, &learning_rate_, &step_, &planned_steps_,
         &step_duration_, &samples_per_second_, &bad_files_, &capacity_, &expert_load_,
-        &dead_experts_, &threshold_, &predictor_accuracy_, &zero_expert_tokens_}) {
+        &dead_experts_, &threshold_, &predictor_accuracy_, &zero_expert_tokens_,
+        &gate_entropy_, &exchange_bytes_, &exchange_calls_, &exchange_rows_, &balance_loss_}) {
     gauges->RemoveFirst(job_id);
   }
   samples_.RemoveFirst(job_id);

@@ -1,5 +1,5 @@
-// Runs tests of this folder with one fault planted in the code under test, and succeeds when at least
-// one of them fails: a proof that can't fail proves nothing.
+// Runs tests of this folder with one fault planted in the code under test, and succeeds when at
+// least one of them fails: a proof that can't fail proves nothing.
 //
 //   mutation_test FAULT     FAULT: a name below, or "none": then all tests must pass
 #include <gtest/gtest.h>

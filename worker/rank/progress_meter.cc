@@ -40,6 +40,7 @@ std::pair<ProgressReport, std::vector<StepReportRecord>> ProgressMeter::Take(dou
     const StepFigures& f = sample.figures;
     report.loss += f.loss / count;
     report.predictor_loss += f.predictor_loss / count;
+    report.balance_loss += f.balance_loss / count;
     records.push_back({++step, static_cast<float>(f.loss), static_cast<float>(f.predictor_loss),
                        static_cast<float>(f.grad_norm), static_cast<float>(f.learning_rate)});
   }
@@ -63,7 +64,8 @@ std::pair<ProgressReport, std::vector<StepReportRecord>> ProgressMeter::Take(dou
   for (const LayerFigures& layer : newest.layers) {
     report.layers.push_back({static_cast<int>(layer.block), layer.capacity,
                              layer.predictor_accuracy, layer.zero_expert_tokens, layer.thresholds,
-                             layer.expert_load});
+                             layer.expert_load, layer.gate_entropy, layer.bytes_sent,
+                             layer.collectives, layer.rows_to_rank});
   }
   samples_.clear();
   seconds_ = 0;

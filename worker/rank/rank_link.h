@@ -46,6 +46,9 @@ struct LayerReport {
   double zero_expert_tokens = 0;
   std::vector<float> thresholds;
   std::vector<float> expert_load;
+  double gate_entropy = 0;
+  int64_t exchange_bytes = 0, exchange_calls = 0;
+  std::vector<int64_t> exchange_rows;
 };
 
 struct StepReportRecord {
@@ -62,6 +65,7 @@ struct ProgressReport {
   int64_t total_steps = 0;
   double loss = 0;
   double predictor_loss = 0;
+  double balance_loss = 0;
   double images_per_second = 0;
   double grad_norm = 0;
   double learning_rate = 0;

@@ -108,6 +108,7 @@ void FillProgress(const ProgressReport& report, v1::Progress* out) {
   out->set_total_steps(report.total_steps);
   out->set_loss(report.loss);
   out->set_predictor_loss(report.predictor_loss);
+  out->set_balance_loss(report.balance_loss);
   out->set_images_per_second(report.images_per_second);
   out->set_grad_norm(report.grad_norm);
   out->set_learning_rate(report.learning_rate);
@@ -129,6 +130,10 @@ void FillProgress(const ProgressReport& report, v1::Progress* out) {
     stats->set_zero_expert_tokens(layer.zero_expert_tokens);
     for (float threshold : layer.thresholds) stats->add_thresholds(threshold);
     for (float load : layer.expert_load) stats->add_expert_load(load);
+    stats->set_gate_entropy(layer.gate_entropy);
+    stats->set_exchange_bytes(layer.exchange_bytes);
+    stats->set_exchange_calls(layer.exchange_calls);
+    for (int64_t rows : layer.exchange_rows) stats->add_exchange_rows(rows);
   }
 }
 

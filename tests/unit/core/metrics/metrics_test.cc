@@ -35,6 +35,10 @@ v1::Progress SomeProgress(int64_t step) {
   layer.set_zero_expert_tokens(0.0625);
   for (const float value : {0.25F, 0.5F, 0.75F}) layer.add_thresholds(value);
   for (const float value : {0.0F, 1.0F, 2.0F}) layer.add_expert_load(value);
+  layer.set_gate_entropy(2.0);
+  layer.set_exchange_bytes(4096);
+  layer.set_exchange_calls(4);
+  for (const int64_t rows : {10, 30}) layer.add_exchange_rows(rows);
   return progress;
 }
 
