@@ -148,6 +148,33 @@ TEST_F(FinishedJobTest, EverySamplerOfTheFlowMakesItsOwnImages) {
   EXPECT_THAT(refused->err, HasSubstr("sampler: expected one of euler, heun"));
 }
 
+TEST_F(FinishedJobTest, ADdpmJobIsSampledWithItsOwnSamplers) {
+  const auto id = SubmitSmoke(
+      *cluster_, {"diffusion.process=ddpm", "model.learn_sigma=true", "train.steps=10"});
+  ASSERT_TRUE(id.ok()) << id.status();
+  const auto job = AwaitState(*cluster_, *id, "SUCCEEDED", kJobLimit);
+  ASSERT_TRUE(job.ok()) << job.status();
+  const TempDir dir;
+  const auto sample = [&](const std::string& sampler) {
+    std::vector<std::string> arguments = {
+        "sample", "--job", *id,       "--class", "3",     "--n",           "2",
+        "--seed", "1",     "--steps", "5",       "--out", dir.Sub("a.png")};
+    if (!sampler.empty()) arguments.insert(arguments.end(), {"--sampler", sampler});
+    return cluster_->CliJson(arguments, kJobLimit);
+  };
+  const auto receipt = sample("");
+  ASSERT_TRUE(receipt.ok()) << receipt.status();
+  EXPECT_EQ((*receipt)["sampler"], "ddim");
+  const std::string ddim = ReadFile(dir.Sub("a.png"));
+  for (const std::string sampler : {"ancestral", "dpmpp_2m"}) {
+    const auto other = sample(sampler);
+    ASSERT_TRUE(other.ok()) << other.status();
+    EXPECT_EQ((*other)["sampler"], sampler);
+    EXPECT_EQ(Int(*other, "network_calls"), 10);
+    EXPECT_NE(ReadFile(dir.Sub("a.png")), ddim) << sampler;
+  }
+}
+
 TEST_F(FinishedJobTest, AnEarlierCheckpointMakesOtherImages) {
   const TempDir dir;
   for (const std::string step : {"20", "40"}) {

@@ -108,6 +108,12 @@ TEST(SampleRequestTest, CompletionFillsDefaultsOnly) {
   CompleteSampleRequest(v1::TrainingSpec(), &request);
   EXPECT_EQ(request.steps(), 7);
   EXPECT_EQ(request.sampler(), "euler");
+  v1::TrainingSpec ddpm;
+  ddpm.mutable_diffusion()->set_process(v1::DIFFUSION_PROCESS_DDPM);
+  v1::SampleRequest other = GoodRequest();
+  CompleteSampleRequest(ddpm, &other);
+  EXPECT_EQ(other.sampler(), "ddim");
+  EXPECT_EQ(other.steps(), 50);
   EXPECT_FALSE(request.has_eta());
   EXPECT_FALSE(request.has_guidance_interval());
   EXPECT_DOUBLE_EQ(request.guidance(), 2);
