@@ -48,7 +48,7 @@ struct LayerReport {
   std::vector<float> expert_load;
   double gate_entropy = 0;
   int64_t exchange_bytes = 0, exchange_calls = 0;
-  std::vector<int64_t> exchange_rows;
+  std::vector<int64_t> exchange_rows = {};
 };
 
 struct StepReportRecord {
