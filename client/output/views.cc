@@ -52,12 +52,12 @@ std::string LayersTable(const v1::Progress& progress) {
     const bool known = !layer.expert_load().empty();
     std::vector<std::string> thresholds;
     for (float value : layer.thresholds()) thresholds.push_back(absl::StrFormat("%.3f", value));
-    table.AddRow({absl::StrCat(layer.block()), absl::StrFormat("%.3f", layer.capacity()),
-                  layer.thresholds().empty() ? "-"
-                                             : absl::StrFormat("%.3f", layer.predictor_accuracy()),
-                  absl::StrFormat("%.3f", layer.zero_expert_tokens()),
-                  known ? absl::StrFormat("%.2f", *low) : "-",
-                  known ? absl::StrFormat("%.2f", *high) : "-", absl::StrJoin(thresholds, " ")});
+    table.AddRow(
+        {absl::StrCat(layer.block()), absl::StrFormat("%.3f", layer.capacity()),
+         layer.thresholds().empty() ? "-" : absl::StrFormat("%.3f", layer.predictor_accuracy()),
+         absl::StrFormat("%.3f", layer.zero_expert_tokens()),
+         known ? absl::StrFormat("%.2f", *low) : "-", known ? absl::StrFormat("%.2f", *high) : "-",
+         absl::StrJoin(thresholds, " ")});
   }
   return table.ToString();
 }

@@ -32,8 +32,8 @@ class TrainMetrics {
 
  private:
   void UpdateLayer(const std::string& job_id, const v1::LayerStats& layer);
-  GaugeSeries loss_, predictor_loss_, balance_loss_, grad_norm_, learning_rate_, step_, planned_steps_,
-      step_duration_;
+  GaugeSeries loss_, predictor_loss_, balance_loss_, grad_norm_, learning_rate_, step_,
+      planned_steps_, step_duration_;
   CounterSeries samples_;
   GaugeSeries samples_per_second_, bad_files_;
   GaugeSeries capacity_, expert_load_, dead_experts_, threshold_, predictor_accuracy_,

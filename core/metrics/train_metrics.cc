@@ -90,10 +90,11 @@ void TrainMetrics::UpdateLayer(const std::string& job_id, const v1::LayerStats& 
 
 void TrainMetrics::Remove(const std::string& job_id) {
   for (GaugeSeries* gauges :
-       {&loss_, &predictor_loss_, &grad_norm_, &learning_rate_, &step_, &planned_steps_,
-        &step_duration_, &samples_per_second_, &bad_files_, &capacity_, &expert_load_,
-        &dead_experts_, &threshold_, &predictor_accuracy_, &zero_expert_tokens_,
-        &gate_entropy_, &exchange_bytes_, &exchange_calls_, &exchange_rows_, &balance_loss_}) {
+       {&loss_,           &predictor_loss_,     &grad_norm_,          &learning_rate_,
+        &step_,           &planned_steps_,      &step_duration_,      &samples_per_second_,
+        &bad_files_,      &capacity_,           &expert_load_,        &dead_experts_,
+        &threshold_,      &predictor_accuracy_, &zero_expert_tokens_, &gate_entropy_,
+        &exchange_bytes_, &exchange_calls_,     &exchange_rows_,      &balance_loss_}) {
     gauges->RemoveFirst(job_id);
   }
   samples_.RemoveFirst(job_id);

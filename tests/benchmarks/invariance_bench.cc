@@ -43,8 +43,7 @@ int Main(int argc, char** argv) {
       std::fflush(stdout);
     }
     same = same && digests.size() == 1;
-    std::printf("%-14s %s\n", family.name,
-                digests.size() == 1 ? "one value" : "LAYOUTS DIFFER");
+    std::printf("%-14s %s\n", family.name, digests.size() == 1 ? "one value" : "LAYOUTS DIFFER");
   }
   return same ? 0 : 1;
 }

@@ -53,7 +53,9 @@ class ExportTest : public ::testing::Test {
       messages_.emplace_back().set_data(bytes.substr(bytes.size() / 2));
     }
     server_.api.read = [this](auto*, grpc::ServerWriter<v1::ReadCheckpointResponse>* stream) {
-      for (const auto& message : messages_) stream->Write(message);
+      // A copy: the stream may still run when the client has given up and the test goes on.
+      const Messages messages = messages_;
+      for (const auto& message : messages) stream->Write(message);
       return answer_;
     };
   }
@@ -68,10 +70,10 @@ class ExportTest : public ::testing::Test {
   void ExpectNothingWritten() { EXPECT_TRUE(std::filesystem::is_empty(dir_.path())); }
 
   test::TempDir dir_;
-  FakeServer server_;
-  ModelConfig model_;
   Messages messages_;
   grpc::Status answer_;
+  FakeServer server_;
+  ModelConfig model_;
   const std::string path_ = dir_.Sub("w.safetensors");
 };
 
