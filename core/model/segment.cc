@@ -1,11 +1,6 @@
 #include "core/model/segment.h"
 
-#include <ATen/ops/addcmul.h>
 #include <ATen/ops/embedding.h>
-#include <ATen/ops/gelu.h>
-#include <ATen/ops/layer_norm.h>
-#include <ATen/ops/linear.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/silu.h>
 
 #include "absl/strings/match.h"
@@ -13,23 +8,9 @@
 #include "core/model/embedding.h"
 
 namespace diffmoe {
-namespace {
-
-// LayerNorm without affine, then x * (1 + scale) + shift. x: [b, S, D]; shift, scale: [b, D].
-at::Tensor NormModulate(const at::Tensor& x, const at::Tensor& shift, const at::Tensor& scale) {
-  const at::Tensor normed = at::layer_norm(x, {x.size(-1)}, {}, {}, 1e-6);
-  return at::addcmul(shift.unsqueeze(1), normed, scale.add(1).unsqueeze(1));
-}
-
-at::Tensor AddGated(const at::Tensor& x, const at::Tensor& y, const at::Tensor& gate) {
-  return at::addcmul(x, y, gate.unsqueeze(1));
-}
-
-}  // namespace
-
 Segments::Segments(const ModelConfig& model, const Parameters& parameters) : model_(model) {
   const auto linear = [&](const std::string& name) {
-    return Linear{parameters.at(name + ".weight"), parameters.at(name + ".bias")};
+    return LinearLayer{parameters.at(name + ".weight"), parameters.at(name + ".bias")};
   };
   patch_ = linear("x_embedder.proj");
   time_in_ = linear("t_embedder.mlp.0");
@@ -43,14 +24,12 @@ Segments::Segments(const ModelConfig& model, const Parameters& parameters) : mod
                    .to(parameters.dense().scalar_type());
   for (int64_t i = 0; i < model.depth; ++i) {
     const std::string prefix = absl::StrCat("blocks.", i, ".");
-    Block block{linear(prefix + "attn.qkv"),
-                linear(prefix + "attn.proj"),
-                linear(prefix + "adaLN_modulation.1"),
-                {},
-                {},
-                {},
-                {},
-                {}};
+    DitBlock block;
+    block.qkv = linear(prefix + "attn.qkv");
+    block.proj = linear(prefix + "attn.proj");
+    block.modulation = linear(prefix + "adaLN_modulation.1");
+    block.activation = model.activation;
+    block.heads = model.heads;
     if (model.IsMoeBlock(i)) {
       moe_blocks_.push_back(i);
     } else if (model.activation == Activation::kSwiglu) {
@@ -87,57 +66,20 @@ void Segments::AssignParameters(const Parameters& parameters) {
 }
 
 at::Tensor Segments::Embed(const UnitInput& input, at::Tensor* conditioning) const {
-  const at::Tensor patches = Patchify(input.images, model_.patch_size);
-  const at::Tensor x = at::linear(patches, patch_.weight.flatten(1), patch_.bias).add(positions_);
-  const at::Tensor time = at::linear(
-      at::silu(at::linear(input.sinusoid.to(x.scalar_type()), time_in_.weight, time_in_.bias)),
-      time_out_.weight, time_out_.bias);
+  const at::Tensor x = EmbedPatches(patch_, input.images).add(positions_);
+  const at::Tensor time = EmbedTime(time_in_, time_out_, input.sinusoid.to(x.scalar_type()));
   *conditioning = at::silu(time.add(at::embedding(label_table_, input.labels)));
   return x;
 }
 
-at::Tensor Segments::Attention(const Block& block, const at::Tensor& x) const {
-  const int64_t batch = x.size(0), tokens = x.size(1), head_width = model_.width / model_.heads;
-  const at::Tensor qkv = at::linear(x, block.qkv.weight, block.qkv.bias)
-                             .view({batch, tokens, 3, model_.heads, head_width})
-                             .permute({2, 0, 3, 1, 4});
-  const at::Tensor mixed =
-      at::scaled_dot_product_attention(qkv.select(0, 0), qkv.select(0, 1), qkv.select(0, 2));
-  return at::linear(mixed.transpose(1, 2).reshape({batch, tokens, model_.width}), block.proj.weight,
-                    block.proj.bias);
-}
-
-at::Tensor Segments::FeedForward(const Block& block, const at::Tensor& x) const {
-  if (model_.activation == Activation::kSwiglu) {
-    const at::Tensor active = at::silu(at::linear(x, block.gate)).mul(at::linear(x, block.up));
-    return at::linear(active, block.down);
-  }
-  const at::Tensor hidden = at::gelu(at::linear(x, block.fc1.weight, block.fc1.bias), "tanh");
-  return at::linear(hidden, block.fc2.weight, block.fc2.bias);
-}
-
-at::Tensor Segments::DenseBlock(const Block& block, const at::Tensor& x,
-                                const at::Tensor& conditioning) const {
-  const auto m =
-      at::linear(conditioning, block.modulation.weight, block.modulation.bias).chunk(6, -1);
-  const at::Tensor attended = AddGated(x, Attention(block, NormModulate(x, m[0], m[1])), m[2]);
-  return AddGated(attended, FeedForward(block, NormModulate(attended, m[3], m[4])), m[5]);
-}
-
-SegmentState Segments::MoeBlockHead(const Block& block, const at::Tensor& x,
-                                    const at::Tensor& conditioning) const {
-  const auto m =
-      at::linear(conditioning, block.modulation.weight, block.modulation.bias).chunk(6, -1);
-  const at::Tensor attended = AddGated(x, Attention(block, NormModulate(x, m[0], m[1])), m[2]);
-  return {attended, NormModulate(attended, m[3], m[4]), m[5], conditioning};
-}
-
 SegmentState Segments::UntilMoe(int64_t first_block, at::Tensor x,
                                 const at::Tensor& conditioning) const {
-  int64_t i = first_block;
-  for (; !model_.IsMoeBlock(i); ++i)
-    x = DenseBlock(blocks_[static_cast<size_t>(i)], x, conditioning);
-  return MoeBlockHead(blocks_[static_cast<size_t>(i)], x, conditioning);
+  size_t i = static_cast<size_t>(first_block);
+  for (; !model_.IsMoeBlock(static_cast<int64_t>(i)); ++i) {
+    x = RunDenseBlock(blocks_[i], x, conditioning);
+  }
+  const AttendedTokens tokens = RunAttentionHalf(blocks_[i], x, conditioning);
+  return {tokens.residual, tokens.input, tokens.gate, conditioning};
 }
 
 SegmentState Segments::First(const UnitInput& input) const {
@@ -147,14 +89,14 @@ SegmentState Segments::First(const UnitInput& input) const {
 }
 
 SegmentState Segments::Next(int64_t i, const SegmentState& state, const at::Tensor& y) const {
-  return UntilMoe(moe_block(i - 1) + 1, AddGated(state.residual, y, state.gate),
+  return UntilMoe(moe_block(i - 1) + 1, AddToResidual(state.residual, y, state.gate),
                   state.conditioning);
 }
 
 at::Tensor Segments::Last(const SegmentState& state, const at::Tensor& y) const {
-  at::Tensor x = AddGated(state.residual, y, state.gate);
-  for (int64_t i = moe_blocks_.back() + 1; i < model_.depth; ++i) {
-    x = DenseBlock(blocks_[static_cast<size_t>(i)], x, state.conditioning);
+  at::Tensor x = AddToResidual(state.residual, y, state.gate);
+  for (size_t i = static_cast<size_t>(moe_blocks_.back()) + 1; i < blocks_.size(); ++i) {
+    x = RunDenseBlock(blocks_[i], x, state.conditioning);
   }
   return Output(x, state.conditioning);
 }
@@ -162,15 +104,13 @@ at::Tensor Segments::Last(const SegmentState& state, const at::Tensor& y) const 
 at::Tensor Segments::Dense(const UnitInput& input) const {
   at::Tensor conditioning;
   at::Tensor x = Embed(input, &conditioning);
-  for (const Block& block : blocks_) x = DenseBlock(block, x, conditioning);
+  for (const DitBlock& block : blocks_) x = RunDenseBlock(block, x, conditioning);
   return Output(x, conditioning);
 }
 
 at::Tensor Segments::Output(const at::Tensor& x, const at::Tensor& conditioning) const {
-  const auto m =
-      at::linear(conditioning, final_modulation_.weight, final_modulation_.bias).chunk(2, -1);
-  const at::Tensor tokens = at::linear(NormModulate(x, m[0], m[1]), final_.weight, final_.bias);
-  return Unpatchify(tokens, model_.patch_size, model_.out_channels());
+  return Unpatchify(RunFinalLayer(final_modulation_, final_, x, conditioning), model_.patch_size,
+                    model_.out_channels());
 }
 
 }  // namespace diffmoe

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "core/model/dit_block.h"
 #include "core/model/parameters.h"
 #include "core/spec/training_config.h"
 
@@ -64,32 +65,16 @@ class Segments {
   }
 
  private:
-  struct Linear {
-    at::Tensor weight, bias;
-  };
-  struct Block {
-    Linear qkv, proj, modulation;
-    Linear fc1, fc2;            // GELU feed-forward of a dense block
-    at::Tensor gate, up, down;  // SwiGLU feed-forward of a dense block
-  };
-
   at::Tensor Embed(const UnitInput& input, at::Tensor* conditioning) const;
-  at::Tensor Attention(const Block& block, const at::Tensor& x) const;
-  at::Tensor FeedForward(const Block& block, const at::Tensor& x) const;
-  at::Tensor DenseBlock(const Block& block, const at::Tensor& x,
-                        const at::Tensor& conditioning) const;
-  // Attention half of a MoE block.
-  SegmentState MoeBlockHead(const Block& block, const at::Tensor& x,
-                            const at::Tensor& conditioning) const;
   SegmentState UntilMoe(int64_t first_block, at::Tensor x, const at::Tensor& conditioning) const;
   at::Tensor Output(const at::Tensor& x, const at::Tensor& conditioning) const;
   void AssignParameters(const Parameters& parameters);
 
   const ModelConfig model_;
   std::vector<int64_t> moe_blocks_;
-  Linear patch_, time_in_, time_out_, final_modulation_, final_;
+  LinearLayer patch_, time_in_, time_out_, final_modulation_, final_;
   at::Tensor label_table_, positions_;
-  std::vector<Block> blocks_;
+  std::vector<DitBlock> blocks_;
   std::vector<std::vector<at::Tensor>> segment_parameters_;
   std::vector<std::vector<ParameterPlace>> segment_places_;
 };

@@ -175,6 +175,33 @@ TEST_F(FinishedJobTest, ADdpmJobIsSampledWithItsOwnSamplers) {
   }
 }
 
+TEST_F(FinishedJobTest, EveryFamilyAndModeIsTrainedAndSampled) {
+  const std::vector<std::vector<std::string>> jobs = {
+      {"model.family=token_choice", "model.shared_experts=2"},
+      {"model.family=expert_choice", "model.activation=swiglu"},
+      {"model.experts=16", "model.expert_width_ratio=0.25", "model.shared_experts=1",
+       "train.unit_samples=2", "train.accumulation=2", "train.recompute=true"},
+      {"train.precision=bf16"},
+      {"train.deterministic=false", "parallel.expert_parallel=1"}};
+  const TempDir dir;
+  for (const std::vector<std::string>& settings : jobs) {
+    std::vector<std::string> overrides = settings;
+    overrides.push_back("train.steps=10");
+    const auto id = SubmitSmoke(*cluster_, overrides);
+    ASSERT_TRUE(id.ok()) << id.status();
+    const auto job = AwaitState(*cluster_, *id, "SUCCEEDED", kJobLimit);
+    ASSERT_TRUE(job.ok()) << settings[0] << ": " << job.status();
+    EXPECT_GT((*job)["progress"]["layers"][0]["gate_entropy"].get<double>(), 0) << settings[0];
+    EXPECT_EQ((*job)["progress"]["layers"][0]["exchange_rows"].size(), 2) << settings[0];
+    const auto receipt =
+        cluster_->CliJson({"sample", "--job", *id, "--class", "3", "--n", "1", "--seed", "1",
+                           "--steps", "3", "--out", dir.Sub("a.png")},
+                          kJobLimit);
+    ASSERT_TRUE(receipt.ok()) << settings[0] << ": " << receipt.status();
+    ASSERT_EQ((*receipt)["capacity"].size(), 1) << settings[0];
+  }
+}
+
 TEST_F(FinishedJobTest, AnEarlierCheckpointMakesOtherImages) {
   const TempDir dir;
   for (const std::string step : {"20", "40"}) {

@@ -58,6 +58,27 @@ TEST(LayoutInvariance, TokenChoice) {
 
 TEST(LayoutInvariance, Dense) { CheckLayouts(SmallConfig(Family::kDense), {{2, 1}, {4, 1}}); }
 
+// State saved under any layout goes on under any other, as if nothing had happened.
+TEST(LayoutInvariance, SavedUnderOneLayoutLoadedUnderAnother) {
+  const std::vector<Layout> layouts{{1, 1}, {2, 1}, {2, 2}, {4, 1}, {4, 2}, {4, 4}};
+  TrainingConfig config = SmallConfig(Family::kDiffMoe);
+  config.steps = 8;
+  const TrainingRun undisturbed = Train(config, {1, 1});
+  const std::vector<double> last_losses(undisturbed.losses.begin() + 3, undisturbed.losses.end());
+  for (const Layout& saved : layouts) {
+    // The first three steps of eight: the schedule knows where it ends.
+    const TrainingRun first = TrainSteps(config, saved, 0, 3, nullptr);
+    for (const Layout& loaded : layouts) {
+      const TrainingRun rest = TrainSteps(config, loaded, 3, 8, &first);
+      const std::string where =
+          absl::StrCat("saved on ", saved.ranks, "/", saved.expert_parallel, ", loaded on ",
+                       loaded.ranks, "/", loaded.expert_parallel);
+      EXPECT_EQ(rest.losses, last_losses) << where;
+      EXPECT_EQ(rest.Sha256(), undisturbed.Sha256()) << where;
+    }
+  }
+}
+
 // Fewer experts than ranks, a shared expert, SwiGLU, two microbatches and recomputed activations.
 TEST(LayoutInvariance, EverySettingAtOnce) {
   TrainingConfig config = SmallConfig(Family::kDiffMoe);

@@ -25,6 +25,15 @@ void CopyState(TrainEngine& engine, std::map<std::string, std::vector<float>>& s
   }
 }
 
+void Restore(TrainEngine& engine, const TrainingRun& from) {
+  for (const StateRun& piece : engine.NeededState()) {
+    const std::vector<float>& whole = from.state.at(piece.name);
+    std::memcpy(piece.data, whole.data() + piece.first_element,
+                static_cast<size_t>(piece.elements) * sizeof(float));
+  }
+  engine.FinishRestore(from.thresholds, true);
+}
+
 }  // namespace
 
 TrainingConfig SmallConfig(Family family) {
@@ -74,7 +83,12 @@ std::string TrainingRun::Sha256() const {
   return absl::BytesToHexString(digest);
 }
 
-TrainingRun Train(TrainingConfig config, const Layout& layout) {
+TrainingRun Train(const TrainingConfig& config, const Layout& layout) {
+  return TrainSteps(config, layout, 0, config.steps, nullptr);
+}
+
+TrainingRun TrainSteps(TrainingConfig config, const Layout& layout, int64_t first, int64_t end,
+                       const TrainingRun* from) {
   config.ranks = layout.ranks;
   config.expert_parallel = layout.expert_parallel;
   TrainingRun run;
@@ -83,8 +97,12 @@ TrainingRun Train(TrainingConfig config, const Layout& layout) {
   std::mutex mutex;
   RunRanks(layout.ranks, [&](Collectives& collectives) {
     TrainEngine engine(config, collectives);
-    engine.Initialize();
-    for (int64_t step = 0; step < config.steps; ++step) {
+    if (from != nullptr) {
+      Restore(engine, *from);
+    } else {
+      engine.Initialize();
+    }
+    for (int64_t step = first; step < end; ++step) {
       const Batch batch =
           MakeBatch(config, step, collectives.rank(), layout.ranks, 1000, SyntheticImage);
       const StepFigures figures = engine.Step(step, batch, 0);

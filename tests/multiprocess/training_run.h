@@ -32,6 +32,11 @@ struct TrainingRun {
   std::string Sha256() const;
 };
 
-TrainingRun Train(TrainingConfig config, const Layout& layout);
+// Steps [first, end) of a run of config.steps, from fresh weights or from the state that `from`
+// ended with.
+TrainingRun TrainSteps(TrainingConfig config, const Layout& layout, int64_t first, int64_t end,
+                       const TrainingRun* from);
+// The whole run.
+TrainingRun Train(const TrainingConfig& config, const Layout& layout);
 
 }  // namespace diffmoe
