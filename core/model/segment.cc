@@ -1,31 +1,15 @@
 #include "core/model/segment.h"
 
-#include <ATen/ops/addcmul.h>
 #include <ATen/ops/embedding.h>
-#include <ATen/ops/gelu.h>
-#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/silu.h>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/model/embedding.h"
+#include "core/model/fused_ops.h"
 
 namespace diffmoe {
-namespace {
-
-// LayerNorm without affine, then x * (1 + scale) + shift. x: [b, S, D]; shift, scale: [b, D].
-at::Tensor NormModulate(const at::Tensor& x, const at::Tensor& shift, const at::Tensor& scale) {
-  const at::Tensor normed = at::layer_norm(x, {x.size(-1)}, {}, {}, 1e-6);
-  return at::addcmul(shift.unsqueeze(1), normed, scale.add(1).unsqueeze(1));
-}
-
-at::Tensor AddGated(const at::Tensor& x, const at::Tensor& y, const at::Tensor& gate) {
-  return at::addcmul(x, y, gate.unsqueeze(1));
-}
-
-}  // namespace
 
 Segments::Segments(const ModelConfig& model, const Parameters& parameters) : model_(model) {
   const auto linear = [&](const std::string& name) {
@@ -97,14 +81,8 @@ at::Tensor Segments::Embed(const UnitInput& input, at::Tensor* conditioning) con
 }
 
 at::Tensor Segments::Attention(const Block& block, const at::Tensor& x) const {
-  const int64_t batch = x.size(0), tokens = x.size(1), head_width = model_.width / model_.heads;
-  const at::Tensor qkv = at::linear(x, block.qkv.weight, block.qkv.bias)
-                             .view({batch, tokens, 3, model_.heads, head_width})
-                             .permute({2, 0, 3, 1, 4});
-  const at::Tensor mixed =
-      at::scaled_dot_product_attention(qkv.select(0, 0), qkv.select(0, 1), qkv.select(0, 2));
-  return at::linear(mixed.transpose(1, 2).reshape({batch, tokens, model_.width}), block.proj.weight,
-                    block.proj.bias);
+  const at::Tensor qkv = at::linear(x, block.qkv.weight, block.qkv.bias);
+  return at::linear(SelfAttention(qkv, model_.heads), block.proj.weight, block.proj.bias);
 }
 
 at::Tensor Segments::FeedForward(const Block& block, const at::Tensor& x) const {
@@ -112,7 +90,7 @@ at::Tensor Segments::FeedForward(const Block& block, const at::Tensor& x) const 
     const at::Tensor active = at::silu(at::linear(x, block.gate)).mul(at::linear(x, block.up));
     return at::linear(active, block.down);
   }
-  const at::Tensor hidden = at::gelu(at::linear(x, block.fc1.weight, block.fc1.bias), "tanh");
+  const at::Tensor hidden = Gelu(at::linear(x, block.fc1.weight, block.fc1.bias));
   return at::linear(hidden, block.fc2.weight, block.fc2.bias);
 }
 
