@@ -34,9 +34,6 @@ struct AttendedTokens {
 };
 AttendedTokens RunAttentionHalf(const DitBlock& block, const at::Tensor& x,
                                 const at::Tensor& conditioning);
-// residual + gate * y.
-at::Tensor AddToResidual(const at::Tensor& residual, const at::Tensor& y, const at::Tensor& gate);
-
 // A whole dense block, [b, S, D] -> [b, S, D].
 at::Tensor RunDenseBlock(const DitBlock& block, const at::Tensor& x,
                          const at::Tensor& conditioning);

@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/model/embedding.h"
+#include "core/model/fused_ops.h"
 
 namespace diffmoe {
 Segments::Segments(const ModelConfig& model, const Parameters& parameters) : model_(model) {
@@ -89,12 +90,12 @@ SegmentState Segments::First(const UnitInput& input) const {
 }
 
 SegmentState Segments::Next(int64_t i, const SegmentState& state, const at::Tensor& y) const {
-  return UntilMoe(moe_block(i - 1) + 1, AddToResidual(state.residual, y, state.gate),
+  return UntilMoe(moe_block(i - 1) + 1, AddGated(state.residual, y, state.gate),
                   state.conditioning);
 }
 
 at::Tensor Segments::Last(const SegmentState& state, const at::Tensor& y) const {
-  at::Tensor x = AddToResidual(state.residual, y, state.gate);
+  at::Tensor x = AddGated(state.residual, y, state.gate);
   for (size_t i = static_cast<size_t>(moe_blocks_.back()) + 1; i < blocks_.size(); ++i) {
     x = RunDenseBlock(blocks_[i], x, state.conditioning);
   }

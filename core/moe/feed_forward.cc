@@ -10,6 +10,8 @@
 #include <ATen/ops/silu_backward.h>
 #include <ATen/ops/sum.h>
 
+#include "core/kernels/gelu.h"
+
 namespace diffmoe {
 namespace {
 
@@ -20,6 +22,26 @@ void MatMulInto(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
   } else {
     out.copy_(at::mm(a, b));
   }
+}
+
+// The fused kernels know fp32 and fp64.
+bool Fused(const at::Tensor& x) {
+  return x.is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble);
+}
+
+void GeluInto(at::Tensor out, const at::Tensor& hidden) {
+  if (Fused(hidden)) {
+    GeluTanh(hidden, out);
+  } else {
+    at::gelu_out(out, hidden, "tanh");
+  }
+}
+
+// Overwrites the gradient of the activation by that of its input.
+at::Tensor GeluBackward(at::Tensor grad, const at::Tensor& hidden) {
+  if (!Fused(hidden)) return at::gelu_backward(grad, hidden, "tanh");
+  GeluTanhBackward(grad, hidden, grad);
+  return grad;
 }
 
 void SumRowsInto(at::Tensor out, const at::Tensor& rows) {
@@ -53,7 +75,7 @@ void FeedForward::Forward(const at::Tensor& x, const Saved& saved, at::Tensor y)
   at::Tensor hidden = saved.hidden, active = saved.active;
   if (activation_ == Activation::kGelu) {
     at::addmm_out(hidden, weights_[1], x, weights_[0].t());
-    at::gelu_out(active, hidden, "tanh");
+    GeluInto(active, hidden);
     at::addmm_out(y, weights_[3], active, weights_[2].t());
     return;
   }
@@ -70,7 +92,7 @@ void FeedForward::Backward(const at::Tensor& dy, const at::Tensor& x, const Save
   if (activation_ == Activation::kGelu) {
     MatMulInto(gradients[2], dy.t(), saved.active);
     SumRowsInto(gradients[3], dy);
-    const at::Tensor dhidden = at::gelu_backward(at::mm(dy, weights_[2]), saved.hidden, "tanh");
+    const at::Tensor dhidden = GeluBackward(at::mm(dy, weights_[2]), saved.hidden);
     MatMulInto(gradients[0], dhidden.t(), x);
     SumRowsInto(gradients[1], dhidden);
     at::mm_out(dx, dhidden, weights_[0]);
