@@ -2,8 +2,6 @@
 
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/gelu.h>
-#include <ATen/ops/gelu_backward.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/silu.h>
@@ -22,26 +20,6 @@ void MatMulInto(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
   } else {
     out.copy_(at::mm(a, b));
   }
-}
-
-// The fused kernels know fp32 and fp64.
-bool Fused(const at::Tensor& x) {
-  return x.is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble);
-}
-
-void GeluInto(at::Tensor out, const at::Tensor& hidden) {
-  if (Fused(hidden)) {
-    GeluTanh(hidden, out);
-  } else {
-    at::gelu_out(out, hidden, "tanh");
-  }
-}
-
-// Overwrites the gradient of the activation by that of its input.
-at::Tensor GeluBackward(at::Tensor grad, const at::Tensor& hidden) {
-  if (!Fused(hidden)) return at::gelu_backward(grad, hidden, "tanh");
-  GeluTanhBackward(grad, hidden, grad);
-  return grad;
 }
 
 void SumRowsInto(at::Tensor out, const at::Tensor& rows) {
@@ -75,7 +53,7 @@ void FeedForward::Forward(const at::Tensor& x, const Saved& saved, at::Tensor y)
   at::Tensor hidden = saved.hidden, active = saved.active;
   if (activation_ == Activation::kGelu) {
     at::addmm_out(hidden, weights_[1], x, weights_[0].t());
-    GeluInto(active, hidden);
+    GeluTanh(hidden, active);
     at::addmm_out(y, weights_[3], active, weights_[2].t());
     return;
   }
@@ -92,7 +70,8 @@ void FeedForward::Backward(const at::Tensor& dy, const at::Tensor& x, const Save
   if (activation_ == Activation::kGelu) {
     MatMulInto(gradients[2], dy.t(), saved.active);
     SumRowsInto(gradients[3], dy);
-    const at::Tensor dhidden = GeluBackward(at::mm(dy, weights_[2]), saved.hidden);
+    at::Tensor dhidden = at::mm(dy, weights_[2]);
+    GeluTanhBackward(dhidden, saved.hidden, dhidden);
     MatMulInto(gradients[0], dhidden.t(), x);
     SumRowsInto(gradients[1], dhidden);
     at::mm_out(dx, dhidden, weights_[0]);
