@@ -52,7 +52,8 @@ TEST(GeluTanh, DoublePrecisionEqualsAten) {
   GeluTanh(x, y);
   EXPECT_LT(MaxError(y, at::gelu(x, "tanh")), 1e-14);
   GeluTanhBackward(grad, x, y);
-  EXPECT_LT(MaxError(y, at::gelu_backward(grad, x, "tanh")), 1e-14);
+  // Both form 1 - tanh^2, which cancels, times factors of up to 16^3.
+  EXPECT_LT(MaxError(y, at::gelu_backward(grad, x, "tanh")), 1e-12);
 }
 
 TEST(GeluTanh, AnElementsBitsDoNotDependOnItsPlace) {
