@@ -8,6 +8,7 @@
 #include <exception>
 #include <string>
 
+#include "absl/strings/str_join.h"
 #include "tests/benchmarks/collectives_bench.h"
 #include "tests/benchmarks/rank_runs.h"
 #include "tests/benchmarks/train_report.h"
@@ -17,10 +18,14 @@ namespace {
 
 int TrainMain(const TrainOptions& options) {
   const TrainReport report = RunTrainBenchmark(options);
-  Json out{{"figures", Json::array()}, {"runs", report.runs}};
+  Json out{{"figures", Json::array()}, {"disturbed", report.disturbed}, {"runs", report.runs}};
   for (const Figure& figure : report.figures) out["figures"].push_back(ToJson(figure));
   std::printf("%s\n", out.dump(2).c_str());
   std::fprintf(stderr, "%s", Table(report.figures).c_str());
+  if (!report.disturbed.empty()) {
+    std::fprintf(stderr, "Other programs took CPU time; too slow are: %s ranks.\n",
+                 absl::StrJoin(report.disturbed, ", ").c_str());
+  }
   return 0;
 }
 

@@ -26,7 +26,7 @@ struct RunFigures {
 
 Json ToJson(const RunFigures& run);
 
-// FLOP/s of at::mm at 2048 x 384 x 1536 on this thread.
+// FLOP per second of this thread's CPU time, of at::mm at 2048 x 384 x 1536.
 double GemmRate();
 
 // Starts the ranks, waits for them. Throws std::runtime_error when one fails.

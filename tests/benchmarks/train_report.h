@@ -18,6 +18,8 @@ struct TrainOptions {
 struct TrainReport {
   std::vector<Figure> figures;
   Json runs;  // every run of every workload
+  // "demo on 2": workloads and ranks that did not have their cores for themselves.
+  std::vector<std::string> disturbed;
 };
 
 // Ratios are medians over repetitions of two runs that followed one another. Throws
