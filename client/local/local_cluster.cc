@@ -25,6 +25,7 @@ namespace {
 
 // Between two looks at a ready file that isn't there yet.
 constexpr int kReadyPollMs = 20;
+constexpr int64_t kChildPollMs = 500;
 constexpr int64_t kSlowStartMs = 10'000;
 
 std::string TextOf(const nlohmann::json& info, const char* key) {
@@ -214,7 +215,8 @@ std::optional<int> LocalCluster::Supervise(Service* service) {
 }
 
 int LocalCluster::NextTimeoutMs() const {
-  int64_t timeout_ms = -1;  // a signal wakes the group up
+  // A signal wakes the group up; should one get lost, its children are looked at all the same.
+  int64_t timeout_ms = kChildPollMs;
   for (const Service* service : {&coordinator_, &worker_}) {
     int64_t wait_ms = -1;
     if (service->child == nullptr) {
@@ -222,7 +224,7 @@ int LocalCluster::NextTimeoutMs() const {
     } else if (!service->ready) {
       wait_ms = kReadyPollMs;
     }
-    if (wait_ms >= 0) timeout_ms = timeout_ms < 0 ? wait_ms : std::min(timeout_ms, wait_ms);
+    if (wait_ms >= 0) timeout_ms = std::min(timeout_ms, wait_ms);
   }
   return static_cast<int>(timeout_ms);
 }
