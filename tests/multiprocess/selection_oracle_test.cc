@@ -152,9 +152,9 @@ void CheckCases(int world_size, uint64_t first_seed, uint64_t cases) {
   EXPECT_EQ(mismatches.load(), 0) << cases << " cases on " << world_size << " ranks";
 }
 
-TEST(SelectionOracle, OneRank) { CheckCases(1, 0, 80000); }
-TEST(SelectionOracle, TwoRanks) { CheckCases(2, 100000, 15000); }
-TEST(SelectionOracle, FourRanks) { CheckCases(4, 200000, 5000); }
+TEST(SelectionOracle, OneRank) { CheckCases(1, 0, 40000); }
+TEST(SelectionOracle, TwoRanks) { CheckCases(2, 100000, 40000); }
+TEST(SelectionOracle, FourRanks) { CheckCases(4, 200000, 20000); }
 
 TEST(SelectionOracle, NotANumberNamesLayerRankAndExpert) {
   RunRanks(1, [&](Collectives& collectives) {
