@@ -48,6 +48,7 @@ class CrossChecker {
     if (Usable({"parallel.ranks"}) && !IsPowerOfTwo(ranks)) {
       Add("parallel.ranks", absl::StrCat("expected a power of two, got ", ranks));
     }
+    CheckMinRanks();
     if (!Usable({"parallel.ranks", "train.accumulation", "train.global_batch"})) return;
     if (batch % (accumulation * ranks) != 0) {
       Add("train.global_batch",
@@ -100,6 +101,22 @@ class CrossChecker {
   }
 
  private:
+  // Every power of two below a valid number of ranks is valid as well.
+  void CheckMinRanks() {
+    const v1::ParallelSpec& parallel = spec_.parallel();
+    if (!parallel.has_min_ranks() || !Usable({"parallel.ranks", "parallel.min_ranks"})) return;
+    const int min_ranks = parallel.min_ranks();
+    if (!IsPowerOfTwo(min_ranks) || min_ranks > parallel.ranks()) {
+      Add("parallel.min_ranks", absl::StrCat("expected a power of two of at most parallel.ranks (",
+                                             parallel.ranks(), "), got ", min_ranks));
+    } else if (min_ranks < parallel.ranks() && spec_.model().pool() == v1::POOL_RANK) {
+      Add("parallel.min_ranks",
+          absl::StrCat("expected parallel.ranks (", parallel.ranks(),
+                       "): with model.pool rank the result depends on the number of ranks, got ",
+                       min_ranks));
+    }
+  }
+
   void CheckExpertParallel() {
     const v1::ParallelSpec& parallel = spec_.parallel();
     if (!Usable({"parallel.ranks", "parallel.expert_parallel"})) return;

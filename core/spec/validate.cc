@@ -57,6 +57,7 @@ void ApplyDependentDefaults(v1::TrainingSpec* spec) {
   if (!parallel->has_expert_parallel() && Applies(*spec, RuleOf(*expert_parallel))) {
     parallel->set_expert_parallel(parallel->ranks());
   }
+  if (!parallel->has_min_ranks()) parallel->set_min_ranks(parallel->ranks());
   if (!spec->has_model()) return;
   v1::ModelSpec* model = spec->mutable_model();
   ApplySize(model);

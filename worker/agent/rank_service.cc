@@ -32,6 +32,7 @@ void ReadSession(Stream* stream, const pb::RankHello& hello, RankSupervisor* sup
       case pb::RankMessage::kDone:
         supervisor->Done(hello, message.done().step());
         return;
+      case pb::RankMessage::kHeartbeat:
       case pb::RankMessage::kHello:
       case pb::RankMessage::MESSAGE_NOT_SET:
         break;
