@@ -16,6 +16,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,6 +34,9 @@ namespace diffmoe {
 struct EngineOptions {
   at::ScalarType dtype = at::kFloat;  // of the master weights; fp64 in parity tests
   double threshold_decay = 0.95;
+  // Called once per step after the gradients are there; what any rank says, all ranks read in
+  // StepFigures::flags. Costs no collective of its own.
+  std::function<uint32_t()> flags;
 };
 
 // Figures of one MoE layer over the global batch.
@@ -56,6 +60,7 @@ struct StepFigures {
   double grad_norm = 0;       // before clipping, without the predictor
   double learning_rate = 0;
   double elapsed_seconds = 0;  // rank 0's training time, the same on every rank
+  uint32_t flags = 0;  // bitwise or of EngineOptions::flags over ranks, the same on every rank
   std::vector<LayerFigures> layers;
 };
 

@@ -60,6 +60,7 @@ int64_t MostOwned(const ExpertPlacement& placement) {
 // units, chunks or experts in ascending order, whatever the number of ranks.
 struct TrainEngine::Scalars {
   double elapsed_seconds = 0;
+  uint32_t flags = 0;
   double loss = 0, router_loss = 0, norm_squared = 0;
   struct Layer {
     std::vector<double> tokens_per_expert;
@@ -68,12 +69,13 @@ struct TrainEngine::Scalars {
   std::vector<Layer> layers;
 };
 
-// Layout of one rank's row: elapsed time; per microbatch the units' losses and per layer {router
-// loss and entropy of each unit, tokens per expert, tokens without expert, agreeing decisions};
-// then squared gradient norms per chunk of the dense slice and per (layer, owned expert), the
-// latter padded to the largest number of owned experts.
+// Layout of one rank's row: elapsed time; flags; per microbatch the units' losses and per layer
+// {router loss and entropy of each unit, tokens per expert, tokens without expert, agreeing
+// decisions}; then squared gradient norms per chunk of the dense slice and per (layer, owned
+// expert), the latter padded to the largest number of owned experts.
 std::vector<double> TrainEngine::LocalScalars(double elapsed_seconds) const {
-  std::vector<double> row{elapsed_seconds};
+  std::vector<double> row{elapsed_seconds,
+                          options_.flags ? static_cast<double>(options_.flags()) : 0.0};
   const auto append = [&](const std::vector<double>& values) {
     row.insert(row.end(), values.begin(), values.end());
   };
@@ -128,8 +130,9 @@ TrainEngine::Scalars TrainEngine::GatherScalars(double elapsed_seconds) {
 
   Scalars out;
   out.elapsed_seconds = values[0];
+  for (int64_t r = 0; r < ranks; ++r) out.flags |= static_cast<uint32_t>(values[r * length + 1]);
   out.layers.resize(moe_layers_.size());
-  int64_t at = 1;
+  int64_t at = 2;
   // Calls add(value) for the next `count` values of every rank, rank after rank.
   const auto take = [&](int64_t count, const auto& add) {
     for (int64_t r = 0; r < ranks; ++r) {
@@ -178,6 +181,7 @@ StepFigures TrainEngine::Step(int64_t step, const Batch& batch, double elapsed_s
   }
   figures.grad_norm = std::sqrt(scalars.norm_squared);
   figures.elapsed_seconds = scalars.elapsed_seconds;
+  figures.flags = scalars.flags;
   if (!std::isfinite(figures.loss) || !std::isfinite(figures.grad_norm)) {
     throw NonFiniteScoreError(absl::StrCat(
         "step ", step, ": loss ", figures.loss, " and gradient norm ", figures.grad_norm,

@@ -19,6 +19,8 @@ constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 constexpr int64_t kConnectLimitMs = 120'000;
 constexpr int64_t kLingerLimitMs = 30'000;
 constexpr int64_t kCooperativeMs = 1'000;
+// What is left of the grace when a rank that saves a checkpoint is told to stop at once.
+constexpr int64_t kGiveUpSavingMs = 3'000;
 // How long the last words of a dead rank may still be under way in its session.
 constexpr int64_t kLastWordsMs = 700;
 constexpr size_t kLogTailBytes = 4096;
@@ -95,6 +97,7 @@ void RankSupervisor::Start(const pb::StartRank& start) {
   rank.start.set_rank_address(rank_address_);
   rank.pid = *pid;
   rank.log_path = log_path;
+  rank.plain_stop_at_ms = kNever;
   rank.terminate_at_ms = kNever;
   rank.kill_at_ms = clock_->MonotonicMs() + kConnectLimitMs;
   rank.kill_reason = "it did not connect within 2 minutes";
@@ -107,16 +110,35 @@ void RankSupervisor::Start(const pb::StartRank& start) {
   events_->RankStarted(rank.start, *pid);
 }
 
-void RankSupervisor::RequestStop(Rank& rank, int64_t terminate_in_ms, int64_t kill_in_ms,
-                                 const std::string& reason) {
+void RankSupervisor::SendPlainStop(Rank& rank) {
+  rank.plain_stop_at_ms = kNever;
+  if (rank.plain_stop_sent) return;
+  rank.plain_stop_sent = true;
+  pb::RankCommand command;
+  command.mutable_stop()->set_reason(rank.stop_reason);
+  rank.commands->Push(std::move(command));
+}
+
+void RankSupervisor::RequestStop(Rank& rank, int64_t plain_stop_in_ms, int64_t terminate_in_ms,
+                                 int64_t kill_in_ms, const std::string& reason) {
   const int64_t now = clock_->MonotonicMs();
   if (!rank.stop_requested) {
     rank.stop_requested = true;
     rank.stop_reason = reason;
-    pb::RankCommand command;
-    command.mutable_stop()->set_reason(reason);
-    rank.commands->Push(std::move(command));
-    if (!rank.attached) terminate_in_ms = 0;
+    if (!rank.attached) {
+      // It has nothing to save and nobody who would hear of the stop.
+      plain_stop_in_ms = terminate_in_ms = 0;
+    } else if (plain_stop_in_ms > 0) {
+      pb::RankCommand command;
+      command.mutable_stop()->set_reason(reason);
+      command.mutable_stop()->set_save(true);
+      rank.commands->Push(std::move(command));
+    }
+  }
+  if (plain_stop_in_ms <= 0) {
+    SendPlainStop(rank);
+  } else if (!rank.plain_stop_sent) {
+    rank.plain_stop_at_ms = std::min(rank.plain_stop_at_ms, now + plain_stop_in_ms);
   }
   rank.terminate_at_ms = std::min(rank.terminate_at_ms, now + terminate_in_ms);
   rank.kill_at_ms = std::min(rank.kill_at_ms, now + kill_in_ms);
@@ -129,15 +151,17 @@ void RankSupervisor::Stop(const pb::StopGroup& stop) {
     const pb::GroupId& group = rank.start.group();
     if (group.id() != stop.group().id() || group.epoch() > stop.group().epoch()) continue;
     LogInfo("worker", "stopping a rank",
-            {{"rank", Describe(rank.start)}, {"reason", stop.reason()}});
-    RequestStop(rank, std::min(kCooperativeMs, grace / 2), grace, stop.reason());
+            {{"rank", Describe(rank.start)}, {"reason", stop.reason()}, {"save", stop.save()}});
+    const int64_t plain = stop.save() ? grace - std::min(kGiveUpSavingMs, grace / 4) : 0;
+    RequestStop(rank, plain, plain + std::min(kCooperativeMs, (grace - plain) / 2), grace,
+                stop.reason());
   }
 }
 
 void RankSupervisor::StopAll(absl::Duration grace, const std::string& reason) {
   absl::MutexLock lock(&mutex_);
   for (auto& [key, rank] : ranks_) {
-    RequestStop(rank, 0, absl::ToInt64Milliseconds(grace), reason);
+    RequestStop(rank, 0, 0, absl::ToInt64Milliseconds(grace), reason);
   }
 }
 
@@ -161,13 +185,16 @@ absl::Duration RankSupervisor::Tick() {
       ReportExit(current);
       continue;
     }
-    next = std::min(next, rank.exit.has_value() ? rank.report_by_ms
-                                                : std::min(rank.terminate_at_ms, rank.kill_at_ms));
+    next = std::min(next,
+                    rank.exit.has_value()
+                        ? rank.report_by_ms
+                        : std::min({rank.plain_stop_at_ms, rank.terminate_at_ms, rank.kill_at_ms}));
   }
   return absl::Milliseconds(std::max<int64_t>(0, next - now));
 }
 
 void RankSupervisor::SendDueSignals(Rank& rank, int64_t now_ms) {
+  if (now_ms >= rank.plain_stop_at_ms) SendPlainStop(rank);
   if (now_ms >= rank.terminate_at_ms) {
     rank.terminate_at_ms = kNever;
     SignalGroup(rank.pid, SIGTERM);

@@ -53,7 +53,9 @@ class RankSupervisor {
   // Failures come as RankExited with EXIT_CAUSE_SPAWN. A rank that runs already is announced again.
   void Start(const worker::v1::StartRank& start);
   // StopRank over the session, SIGTERM a second later (or after half the grace), SIGKILL after the
-  // grace. Ranks of earlier epochs of the group are stopped as well.
+  // grace. With `save` the plain StopRank and SIGTERM come when a quarter of the grace, at most 3
+  // s, is left. A later Stop may only shorten what is left. Ranks of earlier epochs of the group
+  // are stopped as well.
   void Stop(const worker::v1::StopGroup& stop);
   // For the end of the worker: SIGTERM at once, SIGKILL after the grace.
   void StopAll(absl::Duration grace, const std::string& reason);
@@ -91,10 +93,12 @@ class RankSupervisor {
     int64_t step = 0;
     std::optional<worker::v1::RankFailure> failure;
     bool done = false;
-    bool stop_requested = false;
+    bool stop_requested = false;   // with or without a checkpoint
+    bool plain_stop_sent = false;  // without
     std::string stop_reason;
     std::string kill_reason;  // why this worker killed it without being asked
     // Monotonic times; kNever when not due.
+    int64_t plain_stop_at_ms;
     int64_t terminate_at_ms;
     int64_t kill_at_ms;
     // Set once reaped: the exit is reported when the session has ended too, or at the given time.
@@ -113,8 +117,10 @@ class RankSupervisor {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RefuseStart(const worker::v1::StartRank& start, const absl::Status& status)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void RequestStop(Rank& rank, int64_t terminate_in_ms, int64_t kill_in_ms,
-                   const std::string& reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RequestStop(Rank& rank, int64_t plain_stop_in_ms, int64_t terminate_in_ms,
+                   int64_t kill_in_ms, const std::string& reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SendPlainStop(Rank& rank) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendDueSignals(Rank& rank, int64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReportExit(Ranks::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool GroupRuns(const worker::v1::GroupId& group) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

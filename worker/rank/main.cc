@@ -73,7 +73,8 @@ int Main(int argc, char** argv) {
     (*link)->SayDone(step);
     return kExitOk;
   }
-  if (absl::IsCancelled(status)) return kExitOk;
+  const bool asked = (*link)->stop_requested() || (*link)->save_requested();
+  if (absl::IsCancelled(status) && asked) return kExitOk;
   LogError("rank", "ended with an error",
            {{"rank", rank}, {"step", step}, {"error", status.message()}});
   (*link)->SayFailure(status, step);

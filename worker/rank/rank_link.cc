@@ -55,6 +55,7 @@ class RankLinkImpl final : public RankLink {
   void SayDone(int64_t step) override;
   std::optional<RankCommandData> NextCommand(absl::Duration timeout) override;
   bool stop_requested() const override { return stop_requested_; }
+  bool save_requested() const override { return save_requested_; }
   absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) override;
   absl::Status KeySet(const std::string& key, const std::string& value) override;
   absl::StatusOr<std::string> KeyGet(const std::string& key, absl::Duration timeout) override;
@@ -87,7 +88,7 @@ class RankLinkImpl final : public RankLink {
   std::unique_ptr<SamplePusher> pusher_;
   grpc::ClientContext session_context_;
   std::unique_ptr<grpc::ClientReaderWriter<pb::RankMessage, pb::RankCommand>> session_;
-  std::atomic<bool> stop_requested_{false};
+  std::atomic<bool> stop_requested_{false}, save_requested_{false};
 
   absl::Mutex mutex_;
   bool assigned_ ABSL_GUARDED_BY(mutex_) = false;
@@ -174,7 +175,9 @@ void RankLinkImpl::ReadSession() {
 }
 
 void RankLinkImpl::PushCommand(RankCommandData command) {
-  if (std::holds_alternative<StopCommand>(command)) stop_requested_ = true;
+  if (const auto* stop = std::get_if<StopCommand>(&command)) {
+    (stop->save ? save_requested_ : stop_requested_) = true;
+  }
   commands_.push_back(std::move(command));
 }
 
@@ -191,7 +194,9 @@ void RankLinkImpl::HandleCommand(const pb::RankCommand& command) {
       assigned_ = true;
       break;
     case pb::RankCommand::kStop:
-      PushCommand(StopCommand{command.stop().reason()});
+      // A sampler has nothing to save.
+      PushCommand(StopCommand{command.stop().reason(),
+                              command.stop().save() && assignment_.role == RankRole::kTrain});
       break;
     case pb::RankCommand::kSampleTask:
       PushCommand(ToSampleWork(command.sample_task(), absl::Now()));

@@ -138,6 +138,8 @@ struct SampleWork {
 
 struct StopCommand {
   std::string reason;
+  // Training: a checkpoint at the end of a step that all ranks agree on comes first.
+  bool save = false;
 };
 struct CancelSampleCommand {
   std::string request_id;
@@ -192,8 +194,10 @@ class RankLink {
 
   // The next command, or nothing when `timeout` has passed. A lost worker arrives as StopCommand.
   virtual std::optional<RankCommandData> NextCommand(absl::Duration timeout) = 0;
-  // True once a StopCommand has arrived (also when nobody took it yet).
+  // True once a StopCommand without `save` has arrived (also when nobody took it yet).
   virtual bool stop_requested() const = 0;
+  // True once one with `save` has arrived.
+  virtual bool save_requested() const = 0;
 
   // Sampling. Keeps the order of updates; blocks when 64 MB are waiting.
   virtual absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) = 0;

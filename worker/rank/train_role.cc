@@ -37,6 +37,20 @@ std::unique_ptr<Collectives> JoinGroup(RankLink& link, const TrainingConfig& con
                          assignment.world_size, options);
 }
 
+// What a rank says of itself in the flags of a step.
+enum StepFlag : uint32_t {
+  kSaveAndStop = 1,   // it was asked to save a checkpoint and stop
+  kWriterIsBusy = 2,  // a checkpoint is still on its way
+};
+
+// The job's settings on this many ranks, which may be fewer than parallel.ranks.
+TrainingConfig ConfigFor(const RankAssignment& assignment) {
+  TrainingConfig config = assignment.config;
+  config.ranks = assignment.world_size;
+  config.expert_parallel = std::min(config.expert_parallel, config.ranks);
+  return config;
+}
+
 // State that isn't a tensor, as "elapsed_seconds thresholds_initialized".
 std::string TrainerState(double elapsed_seconds, bool thresholds_initialized) {
   return absl::StrCat(elapsed_seconds, " ", thresholds_initialized ? 1 : 0);
@@ -86,12 +100,12 @@ class Training {
  public:
   Training(RankLink& link, const ImageDataset& dataset, int64_t* last_step)
       : link_(link),
-        config_(link.assignment().config),
+        config_(ConfigFor(link.assignment())),
         dataset_(dataset),
         last_step_(last_step),
-        collectives_(JoinGroup(link, config_)),
-        engine_(config_, *collectives_),
         writer_(link),
+        collectives_(JoinGroup(link, config_)),
+        engine_(config_, *collectives_, {.flags = [this] { return Flags(); }}),
         meter_(config_) {}
 
   absl::Status Run() {
@@ -106,6 +120,7 @@ class Training {
       engine_.Initialize();
     }
     *last_step_ = step;
+    writer_.Prepare(engine_.OwnedState());
     LogInfo("rank", "training",
             {{"rank", assignment.rank},
              {"world_size", assignment.world_size},
@@ -129,23 +144,38 @@ class Training {
       *last_step_ = ++step;
       last = step >= config_.steps ||
              (config_.minutes && figures.elapsed_seconds >= 60 * *config_.minutes);
+      const bool leaves = last || (figures.flags & kSaveAndStop) != 0;
       meter_.Add(step, figures, engine_.phases(), data_seconds, Now() - data_begin);
-      if (assignment.rank == 0 && (last || meter_.Due())) {
+      if (assignment.rank == 0 && (leaves || meter_.Due())) {
         auto [progress, records] =
-            meter_.Take(Now() - begin, static_cast<int64_t>(dataset_.bad_files().size()), last);
+            meter_.Take(Now() - begin, static_cast<int64_t>(dataset_.bad_files().size()), leaves);
         link_.Report(std::move(progress), std::move(records));
       }
-      if (!last && step % config_.checkpoint_every_steps == 0) {
-        writer_.Save(step, engine_.OwnedState(), MaybeSummary(figures.loss, Now() - begin));
+      if (leaves) {
+        RETURN_IF_ERROR(writer_.SaveDurably(step, engine_.OwnedState(),
+                                            MaybeSummary(figures.loss, Now() - begin)));
+        if (last) return absl::OkStatus();
+        return absl::CancelledError(absl::StrCat("stopped with a checkpoint of step ", step));
       }
-      if (last)
-        return writer_.SaveLast(step, engine_.OwnedState(),
-                                MaybeSummary(figures.loss, Now() - begin));
+      if (step % config_.checkpoint_every_steps == 0) MaybeSave(step, figures, Now() - begin);
     }
     return absl::OkStatus();
   }
 
  private:
+  uint32_t Flags() const {
+    return (link_.save_requested() ? kSaveAndStop : 0u) | (writer_.busy() ? kWriterIsBusy : 0u);
+  }
+
+  void MaybeSave(int64_t step, const StepFigures& figures, double elapsed) {
+    if ((figures.flags & kWriterIsBusy) != 0) {
+      LogWarning("rank", "checkpoint left out: the one before is still on its way",
+                 {{"step", step}, {"every_steps", config_.checkpoint_every_steps}});
+      return;
+    }
+    writer_.Save(step, engine_.OwnedState(), MaybeSummary(figures.loss, elapsed));
+  }
+
   int ReadOrThrow(uint64_t index, std::span<float> out) {
     int label = 0;
     const absl::Status status =
@@ -160,12 +190,12 @@ class Training {
   }
 
   RankLink& link_;
-  const TrainingConfig& config_;
+  const TrainingConfig config_;
   const ImageDataset& dataset_;
   int64_t* last_step_;
+  CheckpointWriter writer_;
   std::unique_ptr<Collectives> collectives_;
   TrainEngine engine_;
-  CheckpointWriter writer_;
   ProgressMeter meter_;
 };
 

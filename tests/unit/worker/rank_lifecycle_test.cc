@@ -119,6 +119,48 @@ TEST_F(WorkerTest, RankThatIgnoresEverythingIsKilledAfterTheGrace) {
   EXPECT_EQ(exited.signal(), SIGKILL);
 }
 
+TEST_F(WorkerTest, StopWithACheckpointLetsTheRankSave) {
+  StartBoth();
+  ASSERT_TRUE(coordinator_.Send(Start("save")));
+  ASSERT_TRUE(WaitForStep(2));
+  coordinator_.HoldCommits(true);
+  ASSERT_TRUE(coordinator_.Send(StopGroup("job-1", 60'000, 3, /*save=*/true)));
+  // Still there after the time in which a plain stop sends SIGTERM.
+  EXPECT_FALSE(coordinator_.WaitFor([](const auto& heard) { return heard.has_rank_exited(); },
+                                    nullptr, absl::Seconds(2)));
+  coordinator_.HoldCommits(false);
+  const RankExited exited = WaitForExit();
+  EXPECT_EQ(exited.cause(), worker::v1::EXIT_CAUSE_STOPPED) << exited.DebugString();
+  EXPECT_EQ(exited.signal(), 0);
+  EXPECT_EQ(coordinator_.Commits().size(), 1u);
+}
+
+TEST_F(WorkerTest, StopWithACheckpointEndsWithTheGrace) {
+  StartBoth();
+  ASSERT_TRUE(coordinator_.Send(Start("save")));
+  ASSERT_TRUE(WaitForStep(2));
+  coordinator_.HoldCommits(true);
+  const absl::Time stopped = absl::Now();
+  ASSERT_TRUE(coordinator_.Send(StopGroup("job-1", 2'000, 3, /*save=*/true)));
+  const RankExited exited = WaitForExit();
+  EXPECT_GE(absl::Now() - stopped, absl::Milliseconds(1'500));
+  EXPECT_EQ(exited.cause(), worker::v1::EXIT_CAUSE_STOPPED) << exited.DebugString();
+  EXPECT_EQ(exited.signal(), SIGTERM);
+  EXPECT_TRUE(coordinator_.Commits().empty());
+}
+
+TEST_F(WorkerTest, PlainStopEndsASaveThatIsUnderWay) {
+  StartBoth();
+  ASSERT_TRUE(coordinator_.Send(Start("stubborn")));
+  ASSERT_TRUE(WaitForStep(2));
+  ASSERT_TRUE(coordinator_.Send(StopGroup("job-1", 600'000, 3, /*save=*/true)));
+  ASSERT_TRUE(worker_->WaitForText("save=1", kLimit)) << worker_->Err();
+  ASSERT_TRUE(coordinator_.Send(StopGroup("job-1", 300)));
+  const RankExited exited = WaitForExit();
+  EXPECT_EQ(exited.cause(), worker::v1::EXIT_CAUSE_STOPPED);
+  EXPECT_EQ(exited.signal(), SIGKILL);
+}
+
 TEST_F(WorkerTest, SlotIsFreeOnlyAfterItsRankHasEnded) {
   StartBoth();
   ASSERT_TRUE(coordinator_.Send(Start("train", "job-1", 0)));

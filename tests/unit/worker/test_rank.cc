@@ -48,6 +48,20 @@ absl::Status Train(RankLink& link, bool obey) {
   }
 }
 
+// Trains until told to stop; saves first when told to.
+absl::Status TrainAndSave(RankLink& link) {
+  for (int64_t step = 1; !link.stop_requested(); ++step) {
+    ReportStep(link, step);
+    link.NextCommand(absl::Milliseconds(5));
+    if (!link.save_requested()) continue;
+    const std::string bytes(100, 'x');
+    const TensorRun run{"tensor", "U8", {100}, 0, 100, bytes.data()};
+    RETURN_IF_ERROR(link.PutShard(step, {run}, std::nullopt));
+    return absl::CancelledError("stopped with a checkpoint");
+  }
+  return absl::CancelledError("stopped as told");
+}
+
 std::string Pattern(size_t bytes, unsigned seed) {
   std::string out(bytes, '\0');
   for (char& c : out) c = static_cast<char>((seed = seed * 1103515245u + 12345u) >> 16);
@@ -193,6 +207,7 @@ absl::Status Work(RankLink& link, const std::vector<std::string>& descriptors) {
   const std::string& name = link.assignment().config.name;
   if (name == "stubborn") signal(SIGTERM, SIG_IGN);
   if (name == "train" || name == "stubborn") return Train(link, name == "train");
+  if (name == "save") return TrainAndSave(link);
   if (name == "crash") {
     ReportStep(link, 3);
     std::fprintf(stderr, "terminate called after throwing an instance of 'collective_mismatch'\n");
@@ -236,6 +251,7 @@ int Main(int argc, char** argv) {
     return 1;
   }
   const absl::Status status = Work(**link, descriptors);
+  if (absl::IsCancelled(status)) return 0;
   if (!status.ok()) {
     (*link)->SayFailure(status, 11);
     return 1;

@@ -33,6 +33,7 @@ class FakeRankLink final : public RankLink {
   void SayDone(int64_t) override {}
   std::optional<RankCommandData> NextCommand(absl::Duration) override { return std::nullopt; }
   bool stop_requested() const override { return false; }
+  bool save_requested() const override { return false; }
   absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) override {
     updates[request_id].push_back(std::move(update));
     return absl::OkStatus();
