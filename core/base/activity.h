@@ -19,10 +19,10 @@ class Activity {
   static constexpr size_t kMaxWords = 127;
 
   struct Snapshot {
-    int64_t step = 0;              // finished
-    int64_t position = 0;          // grows with every piece of work
-    int64_t limit_ms = 0;          // longest time without a change of position; 0: none
-    bool waits_for_peers = false;  // a peer is to blame for the time that passes
+    int64_t step = 0;                         // finished
+    int64_t position = 0;                     // grows with every piece of work
+    int64_t limit_ms = 0;                     // longest time without a change of position; 0: none
+    bool waits_for_peers = false;             // a peer is to blame for the time that passes
     std::array<char, kMaxWords + 1> doing{};  // zero-terminated
   };
 

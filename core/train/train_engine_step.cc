@@ -17,6 +17,10 @@
 namespace diffmoe {
 namespace {
 
+// Squares of larger gradients leave the range of fp32 in the optimiser's state.
+constexpr double kLargestGradientNorm = 1e18;
+constexpr char kNonFiniteHint[] = "; lower the learning rate or check the data";
+
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -163,8 +167,42 @@ TrainEngine::Scalars TrainEngine::GatherScalars(double elapsed_seconds) {
   return out;
 }
 
+std::string TrainEngine::BadGradient() const {
+  std::string name;
+  const int64_t begin = layout_.slice_begin();
+  ForEachRun(layout_, begin, begin + layout_.slice_elements(),
+             [&](const ParameterPlace& place, int64_t from, int64_t count) {
+               const at::Tensor part = gradient_slice_.narrow(0, from - begin, count);
+               if (!std::isfinite(SumSquares(part))) name = place.info->name;
+             });
+  if (!name.empty()) return name;
+  for (const OwnedRun& run : layout_.owned_experts()) {
+    const at::Tensor part =
+        gradients_.experts().narrow(0, run.place.offset, run.place.info->elements());
+    if (!std::isfinite(SumSquares(part))) name = run.place.info->name;
+  }
+  return name;
+}
+
+void TrainEngine::CheckFinite(const StepFigures& figures, int64_t step) const {
+  if (!std::isfinite(figures.loss)) {
+    throw NonFiniteScoreError(absl::StrCat("loss is not a number at step ", step + 1, ": ",
+                                           figures.loss, kNonFiniteHint));
+  }
+  if (figures.grad_norm < kLargestGradientNorm) return;
+  const std::string name = BadGradient();
+  throw NonFiniteScoreError(absl::StrCat(
+      "gradient norm is not a number at step ", step + 1, ": ", figures.grad_norm,
+      name.empty() ? "" : absl::StrCat(", in the gradient of ", name), kNonFiniteHint));
+}
+
 StepFigures TrainEngine::Step(int64_t step, const Batch& batch, double elapsed_seconds) {
-  ForwardBackward(batch);
+  try {
+    ForwardBackward(batch);
+  } catch (const NonFiniteScoreError& error) {
+    throw NonFiniteScoreError(absl::StrCat("loss is not a number at step ", step + 1, ": ",
+                                           error.what(), kNonFiniteHint));
+  }
   const double scalars_begin = Now();
   const Scalars scalars = GatherScalars(elapsed_seconds);
   phases_.reduce += Now() - scalars_begin;
@@ -182,16 +220,13 @@ StepFigures TrainEngine::Step(int64_t step, const Batch& batch, double elapsed_s
   figures.grad_norm = std::sqrt(scalars.norm_squared);
   figures.elapsed_seconds = scalars.elapsed_seconds;
   figures.flags = scalars.flags;
-  if (!std::isfinite(figures.loss) || !std::isfinite(figures.grad_norm)) {
-    throw NonFiniteScoreError(absl::StrCat(
-        "step ", step, ": loss ", figures.loss, " and gradient norm ", figures.grad_norm,
-        " must be finite; lower the learning rate or check the data"));
-  }
+  CheckFinite(figures, step);
   figures.learning_rate = LearningRateAt(config_.optimizer, step,
                                          TrainingProgress(config_, step, scalars.elapsed_seconds));
   const double clip = config_.optimizer.clip_norm;
   const double scale = clip > 0 && figures.grad_norm > clip ? clip / figures.grad_norm : 1.0;
 
+  const ActivityScope scope(options_.activity, "the optimizer's update");
   const double update_begin = Now(), waited = collectives_.counters().seconds;
   Update(figures, step, scale);
   const double gather = collectives_.counters().seconds - waited;

@@ -24,7 +24,9 @@ constexpr int64_t kGiveUpSavingMs = 3'000;
 // How long the last words of a dead rank may still be under way in its session.
 constexpr int64_t kLastWordsMs = 700;
 constexpr size_t kLogTailBytes = 4096;
-constexpr int64_t kMaxTickMs = 60'000;
+constexpr int64_t kMaxTickMs = 1'000;
+// A tick that comes so much later than it was wanted means that this process didn't run.
+constexpr int64_t kOwnPauseMs = 2'000;
 
 std::string Describe(const pb::StartRank& start) {
   return absl::StrCat("rank ", start.rank(), " of ", start.group().id(), " epoch ",
@@ -173,10 +175,17 @@ absl::Duration RankSupervisor::Tick() {
   absl::MutexLock lock(&mutex_);
   const int64_t now = clock_->MonotonicMs();
   int64_t next = now + kMaxTickMs;
+  if (next_tick_ms_ != 0 && now > next_tick_ms_ + kOwnPauseMs) {
+    LogWarning("worker", "this worker did not run for a while",
+               {{"late_by_ms", now - next_tick_ms_}, {"ranks", ranks_.size()}});
+    for (auto& [key, rank] : ranks_) rank.watch.Forgive(now - next_tick_ms_);
+  }
+  oom_.Poll(now);
   for (auto entry = ranks_.begin(); entry != ranks_.end();) {
     auto current = entry++;
     Rank& rank = current->second;
     if (!rank.exit.has_value()) {
+      KillIfHung(rank, now);
       SendDueSignals(rank, now);
       rank.exit = Reap(rank.pid);
       if (rank.exit.has_value()) rank.report_by_ms = now + kLastWordsMs;
@@ -185,12 +194,25 @@ absl::Duration RankSupervisor::Tick() {
       ReportExit(current);
       continue;
     }
+    next = std::min(next, rank.watch.due_ms());
     next = std::min(next,
                     rank.exit.has_value()
                         ? rank.report_by_ms
                         : std::min({rank.plain_stop_at_ms, rank.terminate_at_ms, rank.kill_at_ms}));
   }
+  next_tick_ms_ = ranks_.empty() ? 0 : std::max(now, next);
   return absl::Milliseconds(std::max<int64_t>(0, next - now));
+}
+
+void RankSupervisor::KillIfHung(Rank& rank, int64_t now_ms) {
+  const std::optional<std::string> verdict = rank.watch.Verdict(now_ms);
+  if (!verdict.has_value()) return;
+  rank.hang = absl::StrCat("rank ", rank.start.rank(), " hangs: ", *verdict, "; its process ",
+                           rank.pid, " was in state ", ProcessState(rank.pid));
+  rank.watch.End();
+  LogWarning("worker", "killing a rank that hangs",
+             {{"rank", Describe(rank.start)}, {"pid", rank.pid}, {"reason", rank.hang}});
+  SignalGroup(rank.pid, SIGKILL);
 }
 
 void RankSupervisor::SendDueSignals(Rank& rank, int64_t now_ms) {
@@ -224,6 +246,8 @@ void RankSupervisor::ReportExit(Ranks::iterator entry) {
             .stop_requested = rank.stop_requested,
             .stop_reason = rank.stop_reason,
             .kill_reason = killed_by_us ? rank.kill_reason : "",
+            .hang = rank.hang,
+            .out_of_memory = oom_.KilledLately(clock_->MonotonicMs()),
             .log_tail = LogTail(rank.log_path, kLogTailBytes),
             .log_path = rank.log_path},
            &exited);
@@ -314,6 +338,7 @@ absl::StatusOr<std::shared_ptr<CommandQueue>> RankSupervisor::Attach(const pb::R
   }
   rank->had_session = true;
   rank->attached = true;
+  rank->watch.Begin(clock_->MonotonicMs());
   if (!rank->stop_requested) {
     rank->kill_at_ms = kNever;
     rank->kill_reason.clear();
@@ -329,6 +354,14 @@ void RankSupervisor::Report(const pb::RankHello& hello, pb::RankReport report) {
   *report.mutable_group() = rank->start.group();
   report.set_rank(rank->start.rank());
   events_->RankReported(rank->start, std::move(report));
+}
+
+void RankSupervisor::Heartbeat(const pb::RankHello& hello, const pb::RankHeartbeat& heartbeat) {
+  absl::MutexLock lock(&mutex_);
+  Rank* rank = Find(hello);
+  if (rank == nullptr) return;
+  rank->step = std::max(rank->step, heartbeat.step());
+  rank->watch.Hear(heartbeat, clock_->MonotonicMs());
 }
 
 void RankSupervisor::Failed(const pb::RankHello& hello, const pb::RankFailure& failure) {
@@ -353,6 +386,7 @@ void RankSupervisor::Detach(const pb::RankHello& hello) {
   if (rank == nullptr) return;
   rank->commands->Close();
   rank->attached = false;
+  rank->watch.End();
   if (rank->stop_requested) return;
   rank->kill_at_ms = clock_->MonotonicMs() + kLingerLimitMs;
   rank->kill_reason = "it lived on for 30 s after its session had ended";

@@ -2,9 +2,9 @@
 // header includes neither Torch nor Protobuf, so that both sides of a rank can include it.
 //
 // Thread safety: every method may be called from any thread. Order: Connect, use, destroy (which
-// closes the session). When the worker or the coordinator is away, bulk calls return UNAVAILABLE
-// and may be retried; reports are dropped but for the step records, which are kept (up to 100,000)
-// until they can be sent.
+// closes the session). Twice a second the link tells the worker what activity() holds. When the
+// worker or the coordinator is away, bulk calls return UNAVAILABLE and may be retried; reports are
+// dropped but for the step records, which are kept (up to 100,000) until they can be sent.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "core/base/activity.h"
 #include "core/spec/training_config.h"
 
 namespace diffmoe {
@@ -176,6 +177,9 @@ class RankLink {
   virtual ~RankLink() = default;
 
   virtual const RankAssignment& assignment() const = 0;
+  // Where the rank's working thread says what it does: the worker kills a rank that doesn't move
+  // for longer than the activity's limit. Checkpoint chunks that are sent or read count as work.
+  virtual Activity& activity() = 0;
 
   // Training. Report returns at once.
   virtual void Report(ProgressReport progress, std::vector<StepReportRecord> records) = 0;

@@ -26,12 +26,24 @@ double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// Times in which something must move.
+constexpr double kShortestLimitSeconds = 10;
+constexpr double kSlowestSteps = 3;
+// A rank gives up on its peers later than their workers give up on them, so that the culprit's
+// worker speaks first.
+constexpr double kPeerMarginSeconds = 3;
+
+std::chrono::milliseconds Milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+}
+
 std::unique_ptr<Collectives> JoinGroup(RankLink& link, const TrainingConfig& config) {
   const RankAssignment& assignment = link.assignment();
   if (assignment.world_size == 1) return MakeLocalCollectives();
+  const ActivityScope scope(&link.activity(), "joining the group of its peers", "",
+                            /*waits_for_peers=*/true);
   CollectivesOptions options;
-  options.timeout =
-      std::chrono::milliseconds(static_cast<int64_t>(config.step_budget_seconds * 1000));
+  options.timeout = Milliseconds(config.step_budget_seconds);
   options.interface_address = assignment.rank_address;
   return MakeCollectives(MakeControlStore(link, options.timeout), assignment.rank,
                          assignment.world_size, options);
@@ -73,6 +85,7 @@ CheckpointSummaryData Summary(const TrainEngine& engine, double loss, double ela
 // Fills the engine from a checkpoint; returns the training time that it holds.
 absl::StatusOr<double> Restore(RankLink& link, TrainEngine& engine) {
   const RankAssignment& assignment = link.assignment();
+  const ActivityScope scope(&link.activity(), "loading the checkpoint");
   ASSIGN_OR_RETURN(const CheckpointManifest manifest,
                    link.GetManifest(assignment.restore_job, assignment.restore_step));
   std::vector<WantedRun> wanted;
@@ -105,8 +118,11 @@ class Training {
         last_step_(last_step),
         writer_(link),
         collectives_(JoinGroup(link, config_)),
-        engine_(config_, *collectives_, {.flags = [this] { return Flags(); }}),
-        meter_(config_) {}
+        engine_(config_, *collectives_,
+                {.flags = [this] { return Flags(); }, .activity = &link.activity()}),
+        meter_(config_) {
+    collectives_->SetActivity(&link.activity());
+  }
 
   absl::Status Run() {
     const RankAssignment& assignment = link_.assignment();
@@ -135,13 +151,11 @@ class Training {
       if (writer_.fenced())
         return absl::AbortedError("this attempt has been replaced by a newer one");
       const double data_begin = Now();
-      const Batch batch =
-          MakeBatch(config_, step, assignment.rank, assignment.world_size,
-                    static_cast<uint64_t>(dataset_.size()),
-                    [&](uint64_t index, std::span<float> out) { return ReadOrThrow(index, out); });
+      const Batch batch = NextBatch(step);
       const double data_seconds = Now() - data_begin;
       const StepFigures figures = engine_.Step(step, batch, Now() - begin);
       *last_step_ = ++step;
+      FollowPace(step, Now() - data_begin);
       last = step >= config_.steps ||
              (config_.minutes && figures.elapsed_seconds >= 60 * *config_.minutes);
       const bool leaves = last || (figures.flags & kSaveAndStop) != 0;
@@ -152,6 +166,8 @@ class Training {
         link_.Report(std::move(progress), std::move(records));
       }
       if (leaves) {
+        const ActivityScope scope(&link_.activity(), "waiting until its checkpoint is durable", "",
+                                  /*waits_for_peers=*/true);
         RETURN_IF_ERROR(writer_.SaveDurably(step, engine_.OwnedState(),
                                             MaybeSummary(figures.loss, Now() - begin)));
         if (last) return absl::OkStatus();
@@ -165,6 +181,29 @@ class Training {
  private:
   uint32_t Flags() const {
     return (link_.save_requested() ? kSaveAndStop : 0u) | (writer_.busy() ? kWriterIsBusy : 0u);
+  }
+
+  Batch NextBatch(int64_t step) {
+    const RankAssignment& assignment = link_.assignment();
+    const ActivityScope scope(&link_.activity(), "reading images");
+    return MakeBatch(config_, step, assignment.rank, assignment.world_size,
+                     static_cast<uint64_t>(dataset_.size()),
+                     [&](uint64_t index, std::span<float> out) {
+                       link_.activity().Advance();
+                       return ReadOrThrow(index, out);
+                     });
+  }
+
+  // Derives the times after which a rank counts as hung, or its peers as lost, from the slowest
+  // step so far.
+  void FollowPace(int64_t step, double seconds) {
+    link_.activity().set_step(step);
+    slowest_seconds_ = std::max(slowest_seconds_, seconds);
+    const double limit =
+        std::min(config_.step_budget_seconds,
+                 std::max(kShortestLimitSeconds, kSlowestSteps * slowest_seconds_));
+    link_.activity().set_limit_ms(Milliseconds(limit).count());
+    collectives_->SetTimeout(Milliseconds(limit + kPeerMarginSeconds));
   }
 
   void MaybeSave(int64_t step, const StepFigures& figures, double elapsed) {
@@ -197,14 +236,22 @@ class Training {
   std::unique_ptr<Collectives> collectives_;
   TrainEngine engine_;
   ProgressMeter meter_;
+  double slowest_seconds_ = 0;
 };
 
 }  // namespace
 
 absl::Status RunTrainRole(RankLink& link, int64_t* last_step) {
   const TrainingConfig& config = link.assignment().config;
-  ASSIGN_OR_RETURN(const std::unique_ptr<ImageDataset> dataset,
-                   ImageDataset::Open(config.data, config.model));
+  link.activity().set_step(link.assignment().restore_step);
+  link.activity().set_limit_ms(Milliseconds(config.step_budget_seconds).count());
+  std::unique_ptr<ImageDataset> dataset;
+  {
+    const ActivityScope scope(&link.activity(), "opening the data set");
+    ASSIGN_OR_RETURN(dataset, ImageDataset::Open(config.data, config.model, {.progress = [&link] {
+                                                   link.activity().Advance();
+                                                 }}));
+  }
   Training training(link, *dataset, last_step);
   return training.Run();
 }

@@ -161,6 +161,35 @@ TEST_F(WorkerTest, PlainStopEndsASaveThatIsUnderWay) {
   EXPECT_EQ(exited.signal(), SIGKILL);
 }
 
+TEST_F(WorkerTest, RankThatMakesNoProgressIsKilledAndSaysWhere) {
+  StartBoth();
+  ASSERT_TRUE(coordinator_.Send(Start("hang")));
+  const RankExited exited = WaitForExit();
+  EXPECT_EQ(exited.cause(), worker::v1::EXIT_CAUSE_HANG) << exited.DebugString();
+  EXPECT_EQ(exited.signal(), SIGKILL);
+  EXPECT_EQ(exited.step(), 7);
+  for (const char* part : {"rank 0 hangs: no progress for 1.", "in forward of block 3 after step 7",
+                           "was in state S (sleeping)"}) {
+    EXPECT_NE(exited.message().find(part), std::string::npos) << part << ": " << exited.message();
+  }
+}
+
+TEST_F(WorkerTest, StoppedRankIsKilledAfterTenSeconds) {
+  StartBoth();
+  ASSERT_TRUE(coordinator_.Send(Start("train")));
+  const pid_t pid = WaitForPid();
+  ASSERT_TRUE(WaitForStep(2));
+  const absl::Time stopped = absl::Now();
+  ASSERT_EQ(kill(pid, SIGSTOP), 0);
+  const RankExited exited = WaitForExit();
+  EXPECT_EQ(exited.cause(), worker::v1::EXIT_CAUSE_HANG) << exited.DebugString();
+  EXPECT_GE(absl::Now() - stopped, absl::Seconds(9));
+  EXPECT_LT(absl::Now() - stopped, absl::Seconds(12));
+  for (const char* part : {"no sign of life for 10.", "was in state T (stopped)"}) {
+    EXPECT_NE(exited.message().find(part), std::string::npos) << part << ": " << exited.message();
+  }
+}
+
 TEST_F(WorkerTest, SlotIsFreeOnlyAfterItsRankHasEnded) {
   StartBoth();
   ASSERT_TRUE(coordinator_.Send(Start("train", "job-1", 0)));

@@ -134,6 +134,27 @@ TEST_F(RankTrainingTest, StopsAndOtherNumbersOfRanksChangeNoBit) {
   EXPECT_TRUE(coordinator_.Tensors(60) == undisturbed);
 }
 
+// The worker names the rank that was stopped before its peer gives up; the peer ends by itself.
+TEST_F(RankTrainingTest, StoppedRankIsNamedAndItsPeerEnds) {
+  StartBoth();
+  StartRanks(Spec({"train.steps=100000"}), 2, 1);
+  ASSERT_TRUE(coordinator_.WaitFor(
+      [](const auto& heard) { return heard.rank_report().progress().step() >= 3; }, nullptr,
+      kTrainLimit));
+  const pid_t pid = WaitForPid("job-1", 1);
+  const absl::Time stopped = absl::Now();
+  ASSERT_EQ(kill(pid, SIGSTOP), 0);
+  const RankExited culprit = ExitOf(1, 1), peer = ExitOf(0, 1);
+  EXPECT_LT(absl::Now() - stopped, absl::Seconds(12));
+  EXPECT_EQ(culprit.cause(), worker::v1::EXIT_CAUSE_HANG) << culprit.DebugString();
+  EXPECT_GE(culprit.step(), 3);
+  EXPECT_NE(culprit.message().find("was in state T (stopped)"), std::string::npos)
+      << culprit.message();
+  EXPECT_EQ(peer.cause(), worker::v1::EXIT_CAUSE_ERROR) << peer.DebugString();
+  EXPECT_EQ(peer.status_code(), static_cast<int>(absl::StatusCode::kUnavailable));
+  EXPECT_NE(peer.message().find("rank 1's process has ended"), std::string::npos) << peer.message();
+}
+
 TEST_F(RankTrainingTest, ForkGoesOnFromAnotherJobsCheckpoint) {
   StartBoth();
   StartRanks(Spec({"train.steps=6", "checkpoint.every_steps=3"}), 2, 1);

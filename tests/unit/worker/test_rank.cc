@@ -6,13 +6,16 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "core/base/crash_report.h"
 #include "core/base/status_macros.h"
 #include "worker/rank/rank_link.h"
 
@@ -60,6 +63,43 @@ absl::Status TrainAndSave(RankLink& link) {
     return absl::CancelledError("stopped with a checkpoint");
   }
   return absl::CancelledError("stopped as told");
+}
+
+// Stops working at a place that its heartbeats name, but lives on.
+absl::Status Hang(RankLink& link) {
+  link.activity().set_step(7);
+  link.activity().set_limit_ms(1'000);
+  const ActivityScope scope(&link.activity(), "forward of ", "block 3");
+  while (!link.stop_requested()) link.NextCommand(kLong);
+  return absl::CancelledError("stopped as told");
+}
+
+absl::Status EatMemory() {
+  std::vector<std::unique_ptr<char[]>> eaten;
+  constexpr size_t kPiece = 16 << 20;
+  for (int i = 0; i < 256; ++i) {
+    eaten.push_back(std::make_unique<char[]>(kPiece));
+    std::memset(eaten.back().get(), i + 1, kPiece);
+  }
+  return absl::InternalError("nobody minded 4 GB");
+}
+
+// noinline, volatile: the compiler keeps every frame.
+[[gnu::noinline]] int Recurse(int depth) {
+  volatile char frame[4096];
+  frame[0] = static_cast<char>(depth);
+  return depth < 0 ? frame[0] : Recurse(depth + 1) + frame[0];
+}
+
+absl::Status Crash(RankLink& link, bool by_stack) {
+  const RankAssignment& mine = link.assignment();
+  InstallCrashReport(absl::StrCat("rank ", mine.rank, " of ", mine.group_id, " epoch ", mine.epoch),
+                     &link.activity());
+  link.activity().set_step(7);
+  const ActivityScope scope(&link.activity(), "forward of ", "block 3");
+  if (by_stack) return absl::InternalError(absl::StrCat(Recurse(0)));
+  std::fprintf(stderr, "an assertion of the kernel failed\n");
+  std::abort();
 }
 
 std::string Pattern(size_t bytes, unsigned seed) {
@@ -208,6 +248,10 @@ absl::Status Work(RankLink& link, const std::vector<std::string>& descriptors) {
   if (name == "stubborn") signal(SIGTERM, SIG_IGN);
   if (name == "train" || name == "stubborn") return Train(link, name == "train");
   if (name == "save") return TrainAndSave(link);
+  if (name == "eat-memory") return EatMemory();
+  if (name == "abort-in-kernel") return Crash(link, false);
+  if (name == "overflow-the-stack") return Crash(link, true);
+  if (name == "hang") return Hang(link);
   if (name == "crash") {
     ReportStep(link, 3);
     std::fprintf(stderr, "terminate called after throwing an instance of 'collective_mismatch'\n");

@@ -19,6 +19,7 @@ class FakeRankLink final : public RankLink {
   std::map<std::string, std::vector<SampleUpdateData>> updates;
 
   const RankAssignment& assignment() const override { return assignment_; }
+  Activity& activity() override { return activity_; }
   void Report(ProgressReport, std::vector<StepReportRecord>) override {}
   absl::Status PutShard(int64_t, absl::Span<const TensorRun>,
                         const std::optional<CheckpointSummaryData>&) override {
@@ -54,6 +55,7 @@ class FakeRankLink final : public RankLink {
   static absl::Status Unused() { return absl::InternalError("this test has no such call"); }
 
   RankAssignment assignment_;
+  Activity activity_;
   CheckpointManifest manifest_;
   std::vector<float> weights_;
 };
