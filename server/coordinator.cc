@@ -175,8 +175,8 @@ void CoordinatorImpl::BuildParts(State state) {
   worker_plane_ = std::make_unique<WorkerPlaneService>(loop_.get(), &calls_);
   job_service_ =
       std::make_unique<TrainingJobService>(loop_.get(), &calls_, records_.get(), hub_.get());
-  checkpoint_service_ =
-      std::make_unique<CheckpointService>(records_.get(), checkpoints_.get(), &checkpoint_metrics_);
+  checkpoint_service_ = std::make_unique<CheckpointService>(
+      loop_.get(), &calls_, records_.get(), checkpoints_.get(), &checkpoint_metrics_);
   sampling_service_ = std::make_unique<SamplingService>(loop_.get(), &calls_, samples_.get(), [] {
     std::random_device device;
     return (uint64_t{device()} << 32) | device();

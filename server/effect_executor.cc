@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/strip.h"
 #include "core/base/log.h"
 
 namespace diffmoe::server {
@@ -11,24 +13,10 @@ constexpr int64_t kGaugeIntervalMs = 100;
 constexpr int64_t kStoreSizeIntervalMs = 5000;
 constexpr int64_t kKeepSeriesMs = 240'000;  // of an ended job
 
-metrics::RestartCause CauseOf(const RestartCounted& restart) {
-  switch (restart.cause) {
-    case FailureCause::kCrash:
-      return restart.signal != 0 ? metrics::RestartCause::kSignal
-                                 : metrics::RestartCause::kExitCode;
-    case FailureCause::kSpawn:
-      return metrics::RestartCause::kSpawn;
-    case FailureCause::kWorkerLost:
-    case FailureCause::kWorkerStopped:
-      return metrics::RestartCause::kWorkerLost;
-    case FailureCause::kCoordinatorRestart:
-      return metrics::RestartCause::kCoordinatorRestart;
-    case FailureCause::kRefused:
-    case FailureCause::kError:
-    case FailureCause::kPeer:
-      break;
-  }
-  return metrics::RestartCause::kError;
+// "worker_lost" of END_CAUSE_WORKER_LOST.
+std::string CauseLabel(v1::EndCause cause) {
+  const std::string name = v1::EndCause_Name(cause);
+  return absl::AsciiStrToLower(absl::StripPrefix(name, "END_CAUSE_"));
 }
 
 metrics::SampleOutcome OutcomeOf(SampleOutcome outcome) {
@@ -72,7 +60,7 @@ struct Executor {
     if (HasEnded(publish.job.state())) {
       ended.emplace(publish.job.id(), parts.clock->MonotonicMs() + kKeepSeriesMs);
     }
-    parts.hub->Publish(publish.job);
+    parts.hub->Publish(publish.job, publish.events);
   }
   void operator()(GroupStarted& group) { parts.groups->Start(group.id, group.epoch); }
   void operator()(GroupEnded& group) {
@@ -99,7 +87,7 @@ struct Executor {
         {{"worker", logged.worker_id}});
   }
   void operator()(RestartCounted& restart) {
-    parts.cluster_metrics->CountRestart(CauseOf(restart));
+    parts.cluster_metrics->CountRestart(CauseLabel(restart.cause));
   }
   void operator()(SampleWaitMeasured& wait) {
     parts.sample_metrics->ObserveQueueWait(static_cast<double>(wait.wait_ms) / 1000.0);

@@ -8,14 +8,6 @@
 #include "server/errors.h"
 
 namespace diffmoe::server {
-namespace {
-
-bool IsRequest(const Event& event) {
-  return std::holds_alternative<SubmitJob>(event) || std::holds_alternative<CancelJob>(event) ||
-         std::holds_alternative<SubmitSample>(event);
-}
-
-}  // namespace
 
 Loop::Loop(State state, Commit commit, const Clock* clock, EffectExecutor* executor,
            std::function<void(absl::Status)> on_fatal, const LoopOptions& options)
@@ -201,6 +193,7 @@ bool Loop::RunBatch() {
     }
   }
   if (!stalled && NextWakeupMs(state_) <= now_ms) Apply(Tick{});
+  if (!stalled && state_.schedule_due) Apply(Schedule{});
   CommitBatch();
   for (auto& query : queries) query(state_);
   executor_->BatchDone(state_);
@@ -211,6 +204,7 @@ bool Loop::RunBatch() {
 void Loop::Run() {
   last_seen_ms_ = clock_->MonotonicMs();
   Apply(Restarted{});
+  Apply(Schedule{});
   CommitBatch();
   executor_->BatchDone(state_);
   while (RunBatch()) {

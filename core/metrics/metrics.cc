@@ -14,26 +14,6 @@ std::string Lower(std::string_view text) {
   return lower;
 }
 
-std::string_view Label(RestartCause cause) {
-  switch (cause) {
-    case RestartCause::kError:
-      return "error";
-    case RestartCause::kSignal:
-      return "signal";
-    case RestartCause::kExitCode:
-      return "exit_code";
-    case RestartCause::kSpawn:
-      return "spawn";
-    case RestartCause::kWorkerLost:
-      return "worker_lost";
-    case RestartCause::kStalled:
-      return "stalled";
-    case RestartCause::kCoordinatorRestart:
-      return "coordinator_restart";
-  }
-  return "unknown";
-}
-
 std::string_view Label(SampleOutcome outcome) {
   switch (outcome) {
     case SampleOutcome::kOk:
@@ -124,7 +104,7 @@ ClusterMetrics::ClusterMetrics(Registry& registry)
 void ClusterMetrics::SetJobs(std::string_view state, int64_t jobs) {
   jobs_.Set({Lower(state)}, static_cast<double>(jobs));
 }
-void ClusterMetrics::CountRestart(RestartCause cause) { restarts_.Add({Label(cause)}); }
+void ClusterMetrics::CountRestart(std::string_view cause) { restarts_.Add({std::string(cause)}); }
 void ClusterMetrics::SetWorkers(int64_t connected, int64_t lost) {
   workers_.Set({"connected"}, static_cast<double>(connected));
   workers_.Set({"lost"}, static_cast<double>(lost));

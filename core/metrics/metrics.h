@@ -42,23 +42,14 @@ class TrainMetrics {
   std::map<std::string, int64_t> last_step_;  // by job; guarded by mutex_
 };
 
-enum class RestartCause {
-  kError,
-  kSignal,
-  kExitCode,
-  kSpawn,
-  kWorkerLost,
-  kStalled,
-  kCoordinatorRestart
-};
-
 // diffmoe_jobs, diffmoe_job_*, diffmoe_workers, diffmoe_slots.
 class ClusterMetrics {
  public:
   explicit ClusterMetrics(Registry& registry);
   // state: name of a diffmoe.v1.JobState, any case. Set every state, those with 0 jobs too.
   void SetJobs(std::string_view state, int64_t jobs);
-  void CountRestart(RestartCause cause);
+  // cause: of a diffmoe.v1.EndCause, in lower case without prefix.
+  void CountRestart(std::string_view cause);
   void SetWorkers(int64_t connected, int64_t lost);
   void SetSlots(int64_t busy, int64_t free);
 

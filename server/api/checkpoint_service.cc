@@ -21,6 +21,8 @@
 namespace diffmoe::server {
 namespace {
 
+constexpr int64_t kVerifyReportBytes = int64_t{16} << 20;
+
 void FillThresholds(const worker::v1::CheckpointSummary& summary, v1::Checkpoint* checkpoint) {
   const int experts = summary.experts();
   if (experts <= 0 || summary.thresholds_size() != summary.blocks_size() * experts) return;
@@ -96,9 +98,20 @@ v1::Checkpoint ToCheckpoint(const worker::v1::Manifest& manifest) {
   return checkpoint;
 }
 
-// Steps of the undamaged checkpoints, ascending.
+// Who uses it, and what was said about it.
+void FillUse(const State& state, v1::Checkpoint* checkpoint) {
+  const auto job = state.jobs.find(checkpoint->job_id());
+  if (job == state.jobs.end()) return;
+  checkpoint->set_pinned(IsPinned(job->second, checkpoint->step()));
+  checkpoint->set_damaged(IsDamaged(job->second, checkpoint->step()));
+  for (std::string& user : UsersOf(state, job->second, checkpoint->step())) {
+    checkpoint->add_used_by(std::move(user));
+  }
+}
+
+// Steps of the checkpoints, ascending; with `damaged`, those that are marked as damaged, too.
 absl::StatusOr<std::vector<int64_t>> ReadSteps(const RecordStore& records,
-                                               const std::string& job_id) {
+                                               const std::string& job_id, bool with_damaged) {
   ASSIGN_OR_RETURN(const internal::v1::JobRecord job, ReadJobRecord(records, job_id));
   const auto& damaged = job.damaged_steps();
   std::vector<int64_t> steps;
@@ -106,7 +119,7 @@ absl::StatusOr<std::vector<int64_t>> ReadSteps(const RecordStore& records,
   RETURN_IF_ERROR(records.Scan(prefix, [&](std::string_view key, std::string_view) {
     int64_t step = 0;
     if (absl::SimpleAtoi(std::string(key.substr(prefix.size())), &step) &&
-        std::find(damaged.begin(), damaged.end(), step) == damaged.end()) {
+        (with_damaged || std::find(damaged.begin(), damaged.end(), step) == damaged.end())) {
       steps.push_back(step);
     }
     return true;
@@ -139,7 +152,7 @@ absl::Status List(const RecordStore& records, const v1::ListCheckpointsRequest& 
   if (!request.page_token().empty()) {
     ASSIGN_OR_RETURN(before, ParsePageToken(request.page_token()));
   }
-  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ReadSteps(records, id));
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ReadSteps(records, id, /*with_damaged=*/true));
   for (auto it = steps.rbegin(); it != steps.rend(); ++it) {
     if (*it >= before) continue;
     if (response->checkpoints_size() == page_size) {
@@ -159,7 +172,8 @@ absl::StatusOr<worker::v1::Manifest> FindManifest(const RecordStore& records,
                                                   const std::string& resource) {
   ASSIGN_OR_RETURN(const CheckpointRef ref,
                    ParseCheckpointName(resource, "name", /*job_alone=*/false));
-  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ReadSteps(records, ref.job_id));
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps,
+                   ReadSteps(records, ref.job_id, /*with_damaged=*/false));
   if (!ref.step && steps.empty()) {
     return MakeRetryableError(absl::StatusCode::kFailedPrecondition, v1::NO_CHECKPOINT_YET,
                               absl::StrCat(JobName(ref.job_id), " has no checkpoint yet"), 5000);
@@ -187,13 +201,62 @@ absl::Status Get(const RecordStore& records, const v1::GetCheckpointRequest& req
 grpc::ServerUnaryReactor* CheckpointService::ListCheckpoints(
     grpc::CallbackServerContext* context, const v1::ListCheckpointsRequest* request,
     v1::ListCheckpointsResponse* response) {
-  return Finish(context, List(*records_, *request, response));
+  if (absl::Status status = List(*records_, *request, response); !status.ok()) {
+    return Finish(context, status);
+  }
+  return AnswerFromState(context, loop_, [response](const State& state) {
+    for (v1::Checkpoint& checkpoint : *response->mutable_checkpoints()) FillUse(state, &checkpoint);
+    return absl::OkStatus();
+  });
 }
 
 grpc::ServerUnaryReactor* CheckpointService::GetCheckpoint(grpc::CallbackServerContext* context,
                                                            const v1::GetCheckpointRequest* request,
                                                            v1::Checkpoint* response) {
-  return Finish(context, Get(*records_, *request, response));
+  if (absl::Status status = Get(*records_, *request, response); !status.ok()) {
+    return Finish(context, status);
+  }
+  return AnswerFromState(context, loop_, [response](const State& state) {
+    FillUse(state, response);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* CheckpointService::UpdateCheckpoint(
+    grpc::CallbackServerContext* context, const v1::UpdateCheckpointRequest* request,
+    v1::Checkpoint* response) {
+  const absl::StatusOr<worker::v1::Manifest> manifest = FindManifest(*records_, request->name());
+  if (!manifest.ok()) return Finish(context, manifest.status());
+  *response = ToCheckpoint(*manifest);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const uint64_t call = calls_->NewNumber();
+  calls_->Add(call, [reactor, response, pinned = request->pinned()](const Reply& reply) {
+    response->set_pinned(pinned);
+    reactor->Finish(ToGrpc(reply.status));
+  });
+  absl::Status status =
+      loop_->Post(PinCheckpoint{call, manifest->job_id(), manifest->step(), request->pinned()});
+  if (!status.ok()) calls_->Answer(Reply{call, status, {}, false});
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* CheckpointService::DeleteCheckpoint(
+    grpc::CallbackServerContext* context, const v1::DeleteCheckpointRequest* request,
+    v1::DeleteCheckpointResponse*) {
+  const absl::StatusOr<CheckpointRef> ref =
+      ParseCheckpointName(request->name(), "name", /*job_alone=*/false);
+  absl::Status status = ref.status();
+  if (status.ok() && !ref->step) {
+    status = MakeViolations(v1::INVALID_REQUEST,
+                            {Violation("name", "expected the step of the checkpoint to delete")});
+  }
+  if (!status.ok()) return Finish(context, status);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const uint64_t call = calls_->NewNumber();
+  calls_->Add(call, [reactor](const Reply& reply) { reactor->Finish(ToGrpc(reply.status)); });
+  status = loop_->Post(DeleteJobCheckpoint{call, ref->job_id, *ref->step});
+  if (!status.ok()) calls_->Answer(Reply{call, status, {}, false});
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* CheckpointService::ListThresholds(
@@ -206,6 +269,44 @@ grpc::Status CheckpointService::ReadCheckpoint(
     grpc::ServerContext*, const v1::ReadCheckpointRequest* request,
     grpc::ServerWriter<v1::ReadCheckpointResponse>* writer) {
   return ToGrpc(StreamWeights(*request, *writer));
+}
+
+grpc::Status CheckpointService::VerifyCheckpoint(
+    grpc::ServerContext*, const v1::VerifyCheckpointRequest* request,
+    grpc::ServerWriter<v1::VerifyCheckpointResponse>* writer) {
+  return ToGrpc(Verify(*request, *writer));
+}
+
+absl::Status CheckpointService::Verify(const v1::VerifyCheckpointRequest& request,
+                                       grpc::ServerWriter<v1::VerifyCheckpointResponse>& writer) {
+  ASSIGN_OR_RETURN(const worker::v1::Manifest manifest, FindManifest(*records_, request.name()));
+  v1::VerifyCheckpointResponse progress;
+  worker::v1::ReadExtentsRequest extents;
+  extents.set_job_id(manifest.job_id());
+  extents.set_step(manifest.step());
+  for (const worker::v1::ShardInfo& shard : manifest.shards()) {
+    worker::v1::Extent* extent = extents.add_extents();
+    extent->set_shard(shard.shard());
+    extent->set_bytes(shard.bytes());
+    progress.set_total_bytes(progress.total_bytes() + shard.bytes());
+  }
+  const absl::Status status =
+      checkpoints_->ReadExtents(extents, [&](std::string_view bytes) -> absl::Status {
+        const int64_t before = progress.bytes() / kVerifyReportBytes;
+        progress.set_bytes(progress.bytes() + static_cast<int64_t>(bytes.size()));
+        if (progress.bytes() / kVerifyReportBytes == before || writer.Write(progress)) {
+          return absl::OkStatus();
+        }
+        return absl::CancelledError("the reader has gone");
+      });
+  if (!status.ok() && !absl::IsDataLoss(status)) return status;
+  if (!status.ok()) {
+    metrics_->CountDamaged();
+    progress.set_damage(std::string(status.message()));
+  }
+  progress.set_finished(true);
+  writer.Write(progress);
+  return absl::OkStatus();
 }
 
 absl::Status CheckpointService::StreamWeights(

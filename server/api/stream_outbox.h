@@ -43,14 +43,22 @@ class StreamOutbox {
     return true;
   }
 
-  // The newest message makes those waiting pointless.
-  OutboxAction Replace(Message message) {
+  // At most one message waits: `merge` puts a newer one into it. False when it would become larger
+  // than max_bytes; nothing changes then.
+  bool Merge(Message message, const std::function<Message(Message waiting, Message newer)>& merge,
+             OutboxAction* action) {
+    *action = OutboxAction::kNone;
     absl::MutexLock lock(&mutex_);
-    if (ending_) return OutboxAction::kNone;
-    ClearQueue();
+    if (ending_) return true;
+    if (bytes_ + message.ByteSizeLong() > options_.max_bytes) return false;
+    if (!queue_.empty()) {
+      message = merge(std::move(queue_.front()), std::move(message));
+      ClearQueue();
+    }
     bytes_ = message.ByteSizeLong();
     queue_.push_back(std::move(message));
-    return Next();
+    *action = Next();
+    return true;
   }
 
   // Replaces the last waiting message when `outdated` says so, else as Push.

@@ -23,10 +23,24 @@ class TrainingJobService final : public v1::TrainingJobService::CallbackService 
   grpc::ServerUnaryReactor* ListJobs(grpc::CallbackServerContext* context,
                                      const v1::ListJobsRequest* request,
                                      v1::ListJobsResponse* response) override;
-  grpc::ServerWriteReactor<v1::Job>* WatchJob(grpc::CallbackServerContext* context,
-                                              const v1::WatchJobRequest* request) override;
+  grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(
+      grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) override;
   grpc::ServerUnaryReactor* CancelJob(grpc::CallbackServerContext* context,
                                       const v1::CancelJobRequest* request,
+                                      v1::Job* response) override;
+  grpc::ServerUnaryReactor* PauseJob(grpc::CallbackServerContext* context,
+                                     const v1::PauseJobRequest* request,
+                                     v1::Job* response) override;
+  grpc::ServerUnaryReactor* ResumeJob(grpc::CallbackServerContext* context,
+                                      const v1::ResumeJobRequest* request,
+                                      v1::Job* response) override;
+  grpc::ServerUnaryReactor* RetryJob(grpc::CallbackServerContext* context,
+                                     const v1::RetryJobRequest* request,
+                                     v1::Job* response) override;
+  grpc::ServerUnaryReactor* ForkJob(grpc::CallbackServerContext* context,
+                                    const v1::ForkJobRequest* request, v1::Job* response) override;
+  grpc::ServerUnaryReactor* UpdateJob(grpc::CallbackServerContext* context,
+                                      const v1::UpdateJobRequest* request,
                                       v1::Job* response) override;
   grpc::ServerUnaryReactor* ListJobEvents(grpc::CallbackServerContext* context,
                                           const v1::ListJobEventsRequest* request,
@@ -39,6 +53,10 @@ class TrainingJobService final : public v1::TrainingJobService::CallbackService 
   // Posts an event whose Reply answers the RPC.
   grpc::ServerUnaryReactor* PostAndAnswer(grpc::CallbackServerContext* context, uint64_t call,
                                           Event event, v1::Job* response);
+  // The same for an event that has nothing but call and job.
+  template <typename E>
+  grpc::ServerUnaryReactor* PostForJob(grpc::CallbackServerContext* context,
+                                       const std::string& name, v1::Job* response);
 
   Loop* loop_;
   CallTable* calls_;

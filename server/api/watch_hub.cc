@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/api/grpc_status.h"
 #include "server/api/stream_outbox.h"
@@ -10,17 +11,56 @@
 #include "server/state/state.h"
 
 namespace diffmoe::server {
+namespace {
 
-class JobWatcher final : public grpc::ServerWriteReactor<v1::Job>,
+constexpr size_t kMaxWaitingBytes = size_t{2} << 20;  // well below gRPC's 4 MB
+
+v1::WatchJobResponse Merge(v1::WatchJobResponse waiting, v1::WatchJobResponse newer) {
+  *waiting.mutable_job() = std::move(*newer.mutable_job());
+  waiting.mutable_events()->MergeFrom(newer.events());
+  if (!newer.resume_token().empty()) waiting.set_resume_token(newer.resume_token());
+  return waiting;
+}
+
+}  // namespace
+
+std::string MakeResumeToken(const std::string& job_id, int64_t sequence) {
+  return absl::StrCat(job_id, "/", sequence);
+}
+
+absl::StatusOr<int64_t> ParseResumeToken(const std::string& job_id, const std::string& token) {
+  const size_t slash = token.rfind('/');
+  int64_t sequence = 0;
+  if (slash == std::string::npos || token.substr(0, slash) != job_id ||
+      !absl::SimpleAtoi(token.substr(slash + 1), &sequence) || sequence < 0) {
+    return MakeViolations(
+        v1::INVALID_REQUEST,
+        {Violation("resume_token",
+                   absl::StrCat("expected the resume_token of a response about ", job_id))});
+  }
+  return sequence;
+}
+
+class JobWatcher final : public grpc::ServerWriteReactor<v1::WatchJobResponse>,
                          public std::enable_shared_from_this<JobWatcher> {
  public:
-  explicit JobWatcher(WatchHub* hub) : hub_(hub), outbox_({}) {}
+  explicit JobWatcher(WatchHub* hub) : hub_(hub), outbox_({.max_bytes = kMaxWaitingBytes}) {}
 
   void Begin() { self_ = shared_from_this(); }
 
-  void Show(const v1::Job& job) {
-    Do(outbox_.Replace(job));
-    if (HasEnded(job.state())) End(grpc::Status::OK, /*drop_queue=*/false);
+  void Show(v1::WatchJobResponse response) {
+    const bool last = HasEnded(response.job().state());
+    OutboxAction action = OutboxAction::kNone;
+    if (!outbox_.Merge(std::move(response), Merge, &action)) {
+      End(ToGrpc(MakeRetryableError(absl::StatusCode::kResourceExhausted, v1::QUEUE_FULL,
+                                    "the watcher reads too slowly; watch again with the last "
+                                    "resume_token",
+                                    1000)),
+          /*drop_queue=*/false);
+      return;
+    }
+    Do(action);
+    if (last) End(grpc::Status::OK, /*drop_queue=*/false);
   }
   void End(const grpc::Status& status, bool drop_queue) { Do(outbox_.End(status, drop_queue)); }
 
@@ -38,14 +78,15 @@ class JobWatcher final : public grpc::ServerWriteReactor<v1::Job>,
   }
 
   WatchHub* hub_;
-  StreamOutbox<v1::Job> outbox_;
+  StreamOutbox<v1::WatchJobResponse> outbox_;
   // Both belong to the hub, under its lock.
   std::string job_id_;
   bool gone_ = false;  // the stream ended, perhaps before it was subscribed
   std::shared_ptr<JobWatcher> self_;
 };
 
-grpc::ServerWriteReactor<v1::Job>* Reactor(const std::shared_ptr<JobWatcher>& watcher) {
+grpc::ServerWriteReactor<v1::WatchJobResponse>* Reactor(
+    const std::shared_ptr<JobWatcher>& watcher) {
   return watcher.get();
 }
 
@@ -55,7 +96,7 @@ std::shared_ptr<JobWatcher> WatchHub::NewWatcher() {
   return watcher;
 }
 
-void WatchHub::Subscribe(const std::shared_ptr<JobWatcher>& watcher, const v1::Job& job) {
+void WatchHub::Subscribe(const std::shared_ptr<JobWatcher>& watcher, v1::WatchJobResponse first) {
   absl::Status refused;
   {
     absl::MutexLock lock(&mutex_);
@@ -67,13 +108,13 @@ void WatchHub::Subscribe(const std::shared_ptr<JobWatcher>& watcher, const v1::J
                              absl::StrCat("at most ", max_watchers_, " watchers at once"), 5000);
     }
     if (refused.ok()) {
-      watcher->job_id_ = job.id();
-      watchers_[job.id()].insert(watcher);
+      watcher->job_id_ = first.job().id();
+      watchers_[watcher->job_id_].insert(watcher);
       ++count_;
     }
   }
   if (refused.ok()) {
-    watcher->Show(job);
+    watcher->Show(std::move(first));
   } else {
     Refuse(watcher, refused);
   }
@@ -83,7 +124,7 @@ void WatchHub::Refuse(const std::shared_ptr<JobWatcher>& watcher, const absl::St
   watcher->End(ToGrpc(status), /*drop_queue=*/true);
 }
 
-void WatchHub::Publish(const v1::Job& job) {
+void WatchHub::Publish(const v1::Job& job, const std::vector<v1::JobEvent>& events) {
   std::vector<std::shared_ptr<JobWatcher>> watchers;
   {
     absl::MutexLock lock(&mutex_);
@@ -91,7 +132,13 @@ void WatchHub::Publish(const v1::Job& job) {
     if (it == watchers_.end()) return;
     watchers.assign(it->second.begin(), it->second.end());
   }
-  for (const auto& watcher : watchers) watcher->Show(job);
+  v1::WatchJobResponse response;
+  *response.mutable_job() = job;
+  for (const v1::JobEvent& event : events) *response.add_events() = event;
+  if (!events.empty()) {
+    response.set_resume_token(MakeResumeToken(job.id(), events.back().sequence()));
+  }
+  for (const auto& watcher : watchers) watcher->Show(response);
 }
 
 void WatchHub::CloseAll(const absl::Status& status) {

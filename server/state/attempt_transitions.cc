@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "diffmoe/v1/checkpoint.pb.h"
 #include "server/state/records.h"
+#include "server/state/retry_policy.h"
 #include "server/state/time_util.h"
 #include "server/state/transition.h"
 
@@ -17,7 +18,7 @@ std::string WorkersOf(const std::vector<v1::Placement>& placements) {
   return text;
 }
 
-void SendStartRanks(Transition& t, const JobEntry& job, int64_t restore_step) {
+void SendStartRanks(Transition& t, const JobEntry& job, const RestorePoint& restore) {
   for (size_t rank = 0; rank < job.attempt.ranks.size(); ++rank) {
     const RankEntry& entry = job.attempt.ranks[rank];
     worker::v1::CoordinatorMessage message;
@@ -29,8 +30,8 @@ void SendStartRanks(Transition& t, const JobEntry& job, int64_t restore_step) {
     start->set_slot(entry.slot);
     start->set_role(worker::v1::ROLE_TRAIN);
     *start->mutable_spec() = job.job().spec();
-    if (restore_step > 0) start->set_restore_job(job.job().id());
-    start->set_restore_step(restore_step);
+    if (restore.step > 0) start->set_restore_job(restore.job_id);
+    start->set_restore_step(restore.step);
     Send(t, entry.worker_id, std::move(message));
   }
 }
@@ -79,14 +80,33 @@ void OnProgress(Transition& t, JobEntry& job, const worker::v1::RankReport& repo
     shown.mutable_attempts(shown.attempts_size() - 1)->set_last_step(progress->step());
   }
   RecordThresholds(t, job, *progress);
-  if (shown.state() == v1::STARTING && !job.attempt.ending) {
-    shown.set_state(v1::RUNNING);
+  if (shown.state() == v1::STARTING && !job.attempt.stop) {
+    SetJobState(t.state, job, v1::RUNNING);
     if (!shown.has_start_time()) SetTimestamp(shown.mutable_start_time(), t.now.unix_ms);
-    shown.set_reason(absl::StrCat("training on ", job.attempt.ranks.size(),
-                                  job.attempt.ranks.size() == 1 ? " rank" : " ranks"));
+    const size_t ranks = job.attempt.ranks.size();
+    const auto wanted = static_cast<size_t>(shown.spec().parallel().ranks());
+    SetReason(t, job, v1::REASON_TRAINING,
+              absl::StrCat(
+                  "training on ", ranks, ranks == 1 ? " rank" : " ranks",
+                  ranks < wanted ? absl::StrCat(" of ", wanted, "; grows at a checkpoint") : ""));
     AddJobEvent(t, job, absl::StrCat("running at step ", progress->step()));
   }
   t.changed_jobs.insert(shown.id());
+}
+
+bool Saves(StopKind kind) { return kind == StopKind::kPause || kind == StopKind::kPreempt; }
+
+int64_t GraceMs(const StateOptions& options, StopKind kind) {
+  if (Saves(kind)) return options.save_stop_grace_ms;
+  return kind == StopKind::kCancel ? options.cancel_stop_grace_ms : options.failure_stop_grace_ms;
+}
+
+std::set<std::string> LivingWorkers(const AttemptEntry& attempt) {
+  std::set<std::string> workers;
+  for (const RankEntry& rank : attempt.ranks) {
+    if (rank.Alive()) workers.insert(rank.worker_id);
+  }
+  return workers;
 }
 
 }  // namespace
@@ -94,12 +114,13 @@ void OnProgress(Transition& t, JobEntry& job, const worker::v1::RankReport& repo
 void StartAttempt(Transition& t, JobEntry& job, const std::vector<v1::Placement>& placements) {
   v1::Job& shown = job.job();
   shown.set_epoch(shown.epoch() + 1);
-  const int64_t restore_step = RestorableStep(job);
+  const RestorePoint restore = RestorePointOf(job);
   v1::Attempt* attempt = shown.add_attempts();
   attempt->set_epoch(shown.epoch());
   SetTimestamp(attempt->mutable_start_time(), t.now.unix_ms);
-  attempt->set_restored_step(restore_step);
-  attempt->set_last_step(restore_step);
+  attempt->set_restored_step(restore.step);
+  if (restore.step > 0) attempt->set_restored_from(CheckpointName(restore.job_id, restore.step));
+  attempt->set_last_step(restore.step);
   job.attempt = {};
   for (const v1::Placement& placement : placements) {
     *attempt->add_placements() = placement;
@@ -112,13 +133,14 @@ void StartAttempt(Transition& t, JobEntry& job, const std::vector<v1::Placement>
   while (shown.attempts_size() > t.options().max_kept_attempts) {
     shown.mutable_attempts()->DeleteSubrange(0, 1);
   }
-  shown.set_state(v1::STARTING);
-  shown.set_reason(absl::StrCat(
-      "starting ", placements.size(), placements.size() == 1 ? " rank on " : " ranks on ",
-      WorkersOf(placements), restore_step > 0 ? absl::StrCat(" from step ", restore_step) : ""));
+  SetJobState(t.state, job, v1::STARTING);
+  SetReason(t, job, v1::REASON_STARTING,
+            absl::StrCat("starting ", placements.size(),
+                         placements.size() == 1 ? " rank on " : " ranks on ", WorkersOf(placements),
+                         restore.step > 0 ? absl::StrCat(" from step ", restore.step) : ""));
   AddJobEvent(t, job, shown.reason());
   t.Emit(GroupStarted{shown.id(), shown.epoch()});
-  SendStartRanks(t, job, restore_step);
+  SendStartRanks(t, job, restore);
 }
 
 void OnRankStarted(Transition& t, const RankStarted& event) {
@@ -160,7 +182,7 @@ void OnRankExited(Transition& t, const RankExited& event) {
   if (worker == nullptr) return;
   const worker::v1::RankExited& exited = event.message;
   FreeSlot(t, worker->id, {exited.group().id(), exited.group().epoch(), exited.rank()});
-  t.schedule = true;
+  t.state.schedule_due = true;
   if (CurrentSampler(t, exited.group()) != nullptr) {
     SamplerGone(t, exited.group().id(), ExitFailure(exited, worker->id).text);
     return;
@@ -175,7 +197,7 @@ void OnRankExited(Transition& t, const RankExited& event) {
     SettleAttempt(t, *job);
     return;
   }
-  if (exited.cause() == worker::v1::EXIT_CAUSE_STOPPED && job->attempt.ending) {
+  if (exited.cause() == worker::v1::EXIT_CAUSE_STOPPED && job->attempt.stop) {
     rank.phase = RankPhase::kGone;
     SettleAttempt(t, *job);
     return;
@@ -186,33 +208,39 @@ void OnRankExited(Transition& t, const RankExited& event) {
 void FailRank(Transition& t, JobEntry& job, int rank, Failure failure) {
   job.attempt.ranks[static_cast<size_t>(rank)].phase = RankPhase::kGone;
   if (failure.step == 0) failure.step = job.job().progress().step();
-  if (!job.attempt.failure || failure.cause < job.attempt.failure->cause) {
+  if (!job.attempt.failure || Strength(failure.cause) > Strength(job.attempt.failure->cause)) {
     job.attempt.failure = failure;
   }
-  if (!job.attempt.ending) {
+  // The others can't save a checkpoint without this one.
+  if (!job.attempt.stop || Saves(*job.attempt.stop)) {
     AddJobEvent(t, job, failure.text, /*warning=*/true);
-    if (job.job().state() != v1::CANCELLING) {
-      job.job().set_reason(absl::StrCat(failure.text, "; stopping the other ranks"));
+    if (job.job().state() == v1::STARTING || job.job().state() == v1::RUNNING) {
+      SetReason(t, job, v1::REASON_STOPPING,
+                absl::StrCat(failure.text, "; stopping the other ranks"));
     }
-    StopAttempt(t, job, "another rank of the job has failed");
+    StopAttempt(t, job, StopKind::kFailure, "another rank of the job has failed");
   }
   SettleAttempt(t, job);
 }
 
-void StopAttempt(Transition& t, JobEntry& job, const std::string& reason) {
+void RepeatStop(Transition& t, const JobEntry& job, const std::string& worker_id) {
+  const AttemptEntry& attempt = job.attempt;
+  SendStopGroup(t, worker_id, job.job().id(), job.job().epoch(),
+                GraceMs(t.options(), *attempt.stop), attempt.stop_reason, Saves(*attempt.stop));
+}
+
+int64_t StopLimitMs(const StateOptions& options, const AttemptEntry& attempt) {
+  return attempt.stop_since_ms + options.stop_limit_ms +
+         (Saves(*attempt.stop) ? options.save_stop_grace_ms : 0);
+}
+
+void StopAttempt(Transition& t, JobEntry& job, StopKind kind, const std::string& reason) {
   AttemptEntry& attempt = job.attempt;
-  if (!attempt.ending) attempt.stop_since_ms = t.now.monotonic_ms;
-  attempt.ending = true;
+  attempt.stop = kind;
+  attempt.stop_reason = reason;
+  attempt.stop_since_ms = t.now.monotonic_ms;
   attempt.stop_sent_ms = t.now.monotonic_ms;
-  std::set<std::string> workers;
-  for (const RankEntry& rank : attempt.ranks) {
-    if (rank.Alive()) workers.insert(rank.worker_id);
-  }
-  const int64_t grace_ms = job.job().state() == v1::CANCELLING ? t.options().cancel_stop_grace_ms
-                                                               : t.options().failure_stop_grace_ms;
-  for (const std::string& worker_id : workers) {
-    SendStopGroup(t, worker_id, job.job().id(), job.job().epoch(), grace_ms, reason);
-  }
+  for (const std::string& worker_id : LivingWorkers(attempt)) RepeatStop(t, job, worker_id);
 }
 
 void SettleAttempt(Transition& t, JobEntry& job) {
@@ -226,12 +254,11 @@ void SettleAttempt(Transition& t, JobEntry& job) {
 void TickAttempts(Transition& t) {
   const int64_t now_ms = t.now.monotonic_ms;
   const StateOptions& options = t.options();
-  const std::vector<std::string> active(t.state.active.begin(), t.state.active.end());
-  for (const std::string& id : active) {
+  const std::vector<std::string> placed(t.state.placed.begin(), t.state.placed.end());
+  for (const std::string& id : placed) {
     JobEntry& job = t.state.jobs.at(id);
     const int64_t epoch = job.job().epoch();
-    const bool give_up_stop =
-        job.attempt.ending && now_ms >= job.attempt.stop_since_ms + options.stop_limit_ms;
+    const bool give_up_stop = job.attempt.stop && now_ms >= StopLimitMs(options, job.attempt);
     const bool adoption_over = job.attempt.adopt_until_ms && now_ms >= *job.attempt.adopt_until_ms;
     // Concluding an attempt clears its ranks.
     for (size_t i = 0; job.job().epoch() == epoch && i < job.attempt.ranks.size(); ++i) {
@@ -243,20 +270,20 @@ void TickAttempts(Transition& t) {
       if (missing) {
         FailRank(
             t, job, static_cast<int>(i),
-            {FailureCause::kWorkerStopped, who + " was gone when the worker came back", 0, 0, 0});
+            {v1::END_CAUSE_WORKER_STOPPED, who + " was gone when the worker came back", 0, 0, 0});
       } else if (adoption_over && rank.phase == RankPhase::kExpected) {
         FailRank(t, job, static_cast<int>(i),
-                 {FailureCause::kCoordinatorRestart,
+                 {v1::END_CAUSE_COORDINATOR_RESTART,
                   who + " was not announced after the restart of the coordinator", 0, 0, 0});
       } else if (give_up_stop) {
         FailRank(t, job, static_cast<int>(i),
-                 {FailureCause::kWorkerLost, who + " did not end when it was told to", 0, 0, 0});
+                 {v1::END_CAUSE_WORKER_LOST, who + " did not end when it was told to", 0, 0, 0});
       }
     }
     if (adoption_over && job.job().epoch() == epoch) job.attempt.adopt_until_ms.reset();
-    if (job.attempt.ending && now_ms >= job.attempt.stop_sent_ms + options.stop_repeat_ms) {
-      StopAttempt(t, job, "told again");
-    }
+    if (!job.attempt.stop || now_ms < job.attempt.stop_sent_ms + options.stop_repeat_ms) continue;
+    job.attempt.stop_sent_ms = now_ms;
+    for (const std::string& worker_id : LivingWorkers(job.attempt)) RepeatStop(t, job, worker_id);
   }
 }
 

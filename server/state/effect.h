@@ -45,6 +45,7 @@ struct CloseSession {
 // The job has changed; for its watchers.
 struct PublishJob {
   v1::Job job;
+  std::vector<v1::JobEvent> events;  // since the last one
 };
 
 // (id, epoch) may use the bulk plane from now on; no longer.
@@ -87,8 +88,7 @@ struct WorkerLogged {
   bool warning = false;
 };
 struct RestartCounted {
-  FailureCause cause = FailureCause::kError;
-  int signal = 0;
+  v1::EndCause cause = v1::END_CAUSE_ERROR;
 };
 struct SampleWaitMeasured {
   int64_t wait_ms = 0;

@@ -4,9 +4,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "diffmoe/v1/sampling.pb.h"
 #include "diffmoe/v1/training_spec.pb.h"
@@ -31,16 +33,73 @@ struct Resumed {};
 // Time has passed; posted when NextWakeupMs() is reached.
 struct Tick {};
 
+// Gives free slots to waiting jobs. Posted after a batch of events when State::schedule_due is set.
+struct Schedule {};
+
+// What a new job is given beside its spec.
+struct JobMeta {
+  std::string request_id;
+  std::string request_hash;
+  int priority = 0;
+  std::map<std::string, std::string> labels;
+};
+
 struct SubmitJob {
   uint64_t call = 0;
   v1::TrainingSpec spec;  // valid and complete
-  std::string request_id;
-  std::string request_hash;
+  JobMeta meta;
+};
+
+// A new job that starts from a checkpoint of `job_id`.
+struct ForkJob {
+  uint64_t call = 0;
+  std::string job_id;
+  std::optional<int64_t> step;           // absent: newest that can be restored
+  std::optional<v1::TrainingSpec> spec;  // valid and complete; absent: as the source's
+  JobMeta meta;
+};
+
+// A new job that goes on where an ended one stopped.
+struct RetryJob {
+  uint64_t call = 0;
+  std::string job_id;
+  JobMeta meta;  // labels and priority are the ended job's
 };
 
 struct CancelJob {
   uint64_t call = 0;
   std::string job_id;
+};
+
+struct PauseJob {
+  uint64_t call = 0;
+  std::string job_id;
+};
+
+struct ResumeJob {
+  uint64_t call = 0;
+  std::string job_id;
+};
+
+struct UpdateJob {
+  uint64_t call = 0;
+  std::string job_id;
+  std::optional<int> priority;
+  std::map<std::string, std::string> set_labels;
+  std::vector<std::string> remove_labels;
+};
+
+struct PinCheckpoint {
+  uint64_t call = 0;
+  std::string job_id;
+  int64_t step = 0;
+  bool pinned = false;
+};
+
+struct DeleteJobCheckpoint {
+  uint64_t call = 0;
+  std::string job_id;
+  int64_t step = 0;
 };
 
 struct WorkerHello {
@@ -102,8 +161,13 @@ struct SampleUpdated {
 };
 
 using Event =
-    std::variant<Restarted, Resumed, Tick, SubmitJob, CancelJob, WorkerHello, WorkerHeartbeat,
-                 RankStarted, RankReported, RankExited, SessionClosed, CommitManifest,
-                 CheckpointDamaged, SubmitSample, CancelSample, SampleUpdated>;
+    std::variant<Restarted, Resumed, Tick, Schedule, SubmitJob, ForkJob, RetryJob, CancelJob,
+                 PauseJob, ResumeJob, UpdateJob, PinCheckpoint, DeleteJobCheckpoint, WorkerHello,
+                 WorkerHeartbeat, RankStarted, RankReported, RankExited, SessionClosed,
+                 CommitManifest, CheckpointDamaged, SubmitSample, CancelSample, SampleUpdated>;
+
+// Events that a person waits for: refused when the coordinator can't take more or its store can't
+// be written.
+bool IsRequest(const Event& event);
 
 }  // namespace diffmoe::server

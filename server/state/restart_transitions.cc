@@ -1,8 +1,12 @@
 // Restore rules, one for each state that a job can be found in:
-//   QUEUED       waits again; what is left of its backoff is kept
-//   STARTING     its ranks are expected for adoption_grace_ms; those that come are adopted, else a
-//   new attempt starts RUNNING      as STARTING CANCELLING   ranks that are announced are stopped;
-//   CANCELLED when none is left, at the latest after the grace SUCCEEDED, FAILED, CANCELLED   stay
+//   QUEUED                  waits again; what is left of its backoff is kept
+//   PAUSED                  stays
+//   STARTING, RUNNING       its ranks are expected for adoption_grace_ms; those that come are
+//                           adopted, else a new attempt starts
+//   PAUSING                 as RUNNING, but ranks that come are told again to save and end
+//   CANCELLING              ranks that are announced are stopped; CANCELLED when none is left, at
+//                           the latest after the grace
+//   SUCCEEDED, FAILED, CANCELLED  stay
 // Samplers and sample requests are soft: announced samplers are stopped, clients ask again.
 #include <algorithm>
 
@@ -25,8 +29,10 @@ void ExpectRanks(Transition& t, JobEntry& job) {
     }
   }
   job.attempt.adopt_until_ms = t.now.monotonic_ms + t.options().adoption_grace_ms;
-  if (shown.state() == v1::CANCELLING) {
-    job.attempt.ending = true;
+  if (shown.state() == v1::CANCELLING || shown.state() == v1::PAUSING) {
+    const bool cancel = shown.state() == v1::CANCELLING;
+    job.attempt.stop = cancel ? StopKind::kCancel : StopKind::kPause;
+    job.attempt.stop_reason = cancel ? "the job was cancelled" : "the job is paused";
     job.attempt.stop_since_ms = t.now.monotonic_ms;
     job.attempt.stop_sent_ms = t.now.monotonic_ms;
   }
@@ -48,7 +54,7 @@ absl::Status LoadJob(State& state, const std::string& key, const std::string& va
   entry.record = std::move(record);
   state.jobs_by_number[entry.record.sequence_number()] = id;
   if (!entry.record.request_id().empty()) state.jobs_by_request_id[entry.record.request_id()] = id;
-  if (!HasEnded(entry.job().state())) state.active.insert(id);
+  SetJobState(state, entry, entry.job().state());
   return absl::OkStatus();
 }
 
@@ -90,6 +96,7 @@ absl::StatusOr<State> LoadState(const std::vector<std::pair<std::string, std::st
     if (!key.starts_with(kManifestsPrefix)) continue;
     if (absl::Status status = LoadManifest(state, key, value); !status.ok()) return status;
   }
+  for (auto& [id, job] : state.jobs) UpdateForkUse(state, job);
   state.header.set_schema_version(kSchemaVersion);
   return state;
 }
@@ -97,17 +104,15 @@ absl::StatusOr<State> LoadState(const std::vector<std::pair<std::string, std::st
 void OnRestarted(Transition& t) {
   for (const std::string& id : t.state.active) {
     JobEntry& job = t.state.jobs.at(id);
-    if (job.job().state() != v1::QUEUED) {
-      ExpectRanks(t, job);
-      continue;
-    }
+    if (IsPlaced(job.job().state())) ExpectRanks(t, job);
     // The wall clock may have jumped: never longer than the longest backoff.
     const int64_t left_ms = job.record.not_before_ms() - t.now.unix_ms;
-    job.not_before_ms =
-        left_ms > 0 ? t.now.monotonic_ms + std::min(left_ms, t.options().max_backoff_ms) : 0;
+    if (job.job().state() == v1::QUEUED && left_ms > 0) {
+      BackOff(t.state, job, t.now.monotonic_ms + std::min(left_ms, t.options().max_backoff_ms));
+    }
   }
   t.Emit(WriteRecord{kHeaderKey, t.state.header.SerializeAsString()});
-  t.schedule = true;
+  t.state.schedule_due = true;
 }
 
 }  // namespace diffmoe::server

@@ -154,7 +154,7 @@ void OnSubmitSample(Transition& t, const SubmitSample& event) {
   if (event.deadline_in_ms > 0) sample.deadline_ms = t.now.monotonic_ms + event.deadline_in_ms;
   sample.submitted_ms = t.now.monotonic_ms;
   t.state.sample_queue.push_back(event.call);
-  t.schedule = true;
+  t.state.schedule_due = true;
 }
 
 void DispatchSample(Transition& t, uint64_t call, SamplerEntry& sampler) {
@@ -220,7 +220,7 @@ void EndSample(Transition& t, uint64_t call, absl::Status status, SampleOutcome 
   t.state.samples.erase(it);
   std::erase(t.state.sample_queue, call);
   if (JobEntry* job = FindJob(t, job_id)) ApplyRetention(t, *job);
-  t.schedule = true;
+  t.state.schedule_due = true;
 }
 
 void RequeueSample(Transition& t, uint64_t call, const std::string& why) {

@@ -146,7 +146,7 @@ void SamplerGone(Transition& t, const std::string& sampler_id, const std::string
   t.state.samplers.erase(sampler_id);
   t.Emit(GroupEnded{sampler.id, sampler.epoch});
   FreeSlot(t, sampler.worker_id, {sampler.id, sampler.epoch, 0});
-  t.schedule = true;
+  t.state.schedule_due = true;
   if (sampler.phase == SamplerPhase::kStopping) return;
   t.Emit(WorkerLogged{sampler.worker_id, absl::StrCat(sampler.id, " ended: ", why), true});
   if (sampler.call) {
@@ -159,7 +159,7 @@ void SamplerGone(Transition& t, const std::string& sampler_id, const std::string
 void SamplerIdle(Transition& t, SamplerEntry& sampler) {
   sampler.call.reset();
   sampler.idle_since_ms = t.now.monotonic_ms;
-  t.schedule = true;
+  t.state.schedule_due = true;
 }
 
 void TickSamplers(Transition& t) {

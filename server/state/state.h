@@ -34,7 +34,9 @@ struct StateOptions {
   // SIGTERM to SIGKILL, after a peer failed and after a cancel.
   int64_t failure_stop_grace_ms = 3000;
   int64_t cancel_stop_grace_ms = 5000;
-  // StopGroup is repeated so often; after stop_limit_ms the ranks count as gone.
+  // For a pause, a preemption: ranks save a checkpoint first.
+  int64_t save_stop_grace_ms = 120'000;
+  // StopGroup is repeated so often; after the grace and stop_limit_ms the ranks count as gone.
   int64_t stop_repeat_ms = 10'000;
   int64_t stop_limit_ms = 60'000;
   // Longest wait between restarts; the first restart is immediate, then 1 s, 2 s, 4 s, ...
@@ -99,31 +101,28 @@ struct RankEntry {
   bool Alive() const { return phase == RankPhase::kExpected || phase == RankPhase::kRunning; }
 };
 
-// Why an attempt ended, strongest first: of several the strongest is the culprit, others are its
-// consequences.
-enum class FailureCause {
-  kRefused,  // a rank reported an error that a retry can't cure
-  kCrash,    // signal or exit code without a report
-  kSpawn,    // could not be started
-  kError,    // a rank reported an error
-  kWorkerLost,
-  kWorkerStopped,       // the worker ended its ranks by itself
-  kCoordinatorRestart,  // not announced after a restart
-  kPeer,                // a rank reported that it lost its peers
-};
-
 struct Failure {
-  FailureCause cause = FailureCause::kPeer;
+  v1::EndCause cause = v1::END_CAUSE_PEER_LOST;
   std::string text;  // names rank and worker
   int64_t step = 0;
   int status_code = 0;  // absl::StatusCode of a reported error
   int signal = 0;
 };
 
+// Why the ranks of an attempt are told to stop.
+enum class StopKind {
+  kFailure,  // one of them has failed
+  kCancel,
+  kPause,    // save, then end
+  kPreempt,  // save, then end: a more important job needs the slots
+  kResize,   // goes on with more ranks from the checkpoint that was just committed
+};
+
 // Soft part of the running attempt. `ranks` is empty when none runs.
 struct AttemptEntry {
   std::vector<RankEntry> ranks;
-  bool ending = false;  // StopGroup was sent
+  std::optional<StopKind> stop;  // StopGroup was sent
+  std::string stop_reason;
   std::optional<Failure> failure;
   int64_t stop_since_ms = 0;
   int64_t stop_sent_ms = 0;
@@ -133,6 +132,8 @@ struct AttemptEntry {
 struct JobEntry {
   internal::v1::JobRecord record;
   std::map<int64_t, int64_t> checkpoints;  // committed steps and the epochs that wrote them
+  // Jobs that start from a checkpoint of this one, by step, until they have one of their own.
+  std::map<int64_t, std::set<std::string>> forks;
   AttemptEntry attempt;
   int64_t not_before_ms = 0;  // monotonic
 
@@ -175,13 +176,27 @@ struct SampleEntry {
   std::string told_reason;
 };
 
+// Order of the queue: priority, then age.
+struct QueueKey {
+  int64_t minus_priority = 0;
+  int64_t sequence_number = 0;
+  auto operator<=>(const QueueKey&) const = default;
+};
+
 struct State {
   StateOptions options;
   internal::v1::StoreHeader header;
   std::map<std::string, JobEntry> jobs;
   std::map<int64_t, std::string> jobs_by_number;  // sequence number -> id
   std::map<std::string, std::string> jobs_by_request_id;
-  std::set<std::string> active;  // ids of jobs that have not ended
+  std::set<std::string> active;                           // ids of jobs that have not ended
+  std::map<QueueKey, std::string> queue;                  // jobs that are QUEUED and may start
+  std::set<std::pair<int64_t, std::string>> backing_off;  // QUEUED, not before that (monotonic)
+  std::set<std::string> placed;  // jobs with an attempt: STARTING to CANCELLING, PAUSING
+  bool schedule_due = false;     // slots or the queue have changed: post Schedule
+  // By device kind the job that the last Schedule could not place. Jobs behind it wait without a
+  // look at the slots.
+  std::map<std::string, QueueKey> blocked;
   std::map<std::string, WorkerEntry> workers;
   std::map<uint64_t, std::string> sessions;  // session -> worker id
   std::map<std::string, SamplerEntry> samplers;
@@ -190,9 +205,24 @@ struct State {
   int64_t next_sample_number = 1;
 };
 
+// Jobs in such a state have an attempt, whose ranks hold slots.
+inline bool IsPlaced(v1::JobState state) {
+  return state == v1::STARTING || state == v1::RUNNING || state == v1::CANCELLING ||
+         state == v1::PAUSING;
+}
+
 inline bool HasEnded(v1::JobState state) {
   return state == v1::SUCCEEDED || state == v1::FAILED || state == v1::CANCELLED;
 }
+
+// Marked because its bytes are damaged.
+bool IsDamaged(const JobEntry& job, int64_t step);
+bool IsPinned(const JobEntry& job, int64_t step);
+// Who needs the checkpoint right now: "restart", "sample", "jobs/{id}" that was forked from it.
+std::vector<std::string> UsersOf(const State& state, const JobEntry& job, int64_t step);
+
+// Why a job of REASON_WAITS_FOR_TURN waits, with the job that it waits behind.
+std::string DescribeTurn(const State& state, const JobEntry& job);
 
 std::string JobName(const std::string& job_id);  // "jobs/{id}"
 std::string CheckpointName(const std::string& job_id,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "server/state/records.h"
@@ -19,10 +20,22 @@ struct Dispatch {
     TickAttempts(t);
     TickSamplers(t);
     TickSamples(t);
-    t.schedule = true;
+    t.state.schedule_due = true;
+  }
+  void operator()(const Schedule&) {
+    ScheduleJobs(t);
+    ScheduleSamplers(t);
+    t.state.schedule_due = false;
   }
   void operator()(const SubmitJob& event) { OnSubmitJob(t, event); }
+  void operator()(const ForkJob& event) { OnForkJob(t, event); }
+  void operator()(const RetryJob& event) { OnRetryJob(t, event); }
   void operator()(const CancelJob& event) { OnCancelJob(t, event); }
+  void operator()(const PauseJob& event) { OnPauseJob(t, event); }
+  void operator()(const ResumeJob& event) { OnResumeJob(t, event); }
+  void operator()(const UpdateJob& event) { OnUpdateJob(t, event); }
+  void operator()(const PinCheckpoint& event) { OnPinCheckpoint(t, event); }
+  void operator()(const DeleteJobCheckpoint& event) { OnDeleteJobCheckpoint(t, event); }
   void operator()(const WorkerHello& event) { OnWorkerHello(t, event); }
   void operator()(const WorkerHeartbeat& event) { OnWorkerHeartbeat(t, event); }
   void operator()(const RankStarted& event) { OnRankStarted(t, event); }
@@ -42,7 +55,9 @@ void WriteChangedJobs(Transition& t) {
     t.Emit(WriteRecord{JobKey(id), job.record.SerializeAsString()});
   }
   t.progressed_jobs.insert(t.changed_jobs.begin(), t.changed_jobs.end());
-  for (const std::string& id : t.progressed_jobs) t.Emit(PublishJob{t.state.jobs.at(id).job()});
+  for (const std::string& id : t.progressed_jobs) {
+    t.Emit(PublishJob{t.state.jobs.at(id).job(), std::move(t.job_events[id])});
+  }
 }
 
 // A reply holds the job as it is at the end of the step.
@@ -58,12 +73,8 @@ void CompleteReplies(Transition& t) {
 }  // namespace
 
 Effects Step(State& state, const Event& event, Now now) {
-  Transition t{state, now, {}, {}, {}, false};
+  Transition t{state, now, {}, {}, {}, {}};
   std::visit(Dispatch{t}, event);
-  if (t.schedule) {
-    ScheduleJobs(t);
-    ScheduleSamplers(t);
-  }
   CompleteReplies(t);
   WriteChangedJobs(t);
   return std::move(t.effects);
@@ -82,16 +93,13 @@ int64_t NextWakeupMs(const State& state) {
       at(worker.last_heard_ms + options.silence_limit_ms);
     }
   }
-  for (const std::string& id : state.active) {
+  if (!state.backing_off.empty()) at(state.backing_off.begin()->first);
+  for (const std::string& id : state.placed) {
     const JobEntry& job = state.jobs.at(id);
-    if (job.job().state() == v1::QUEUED) {
-      if (job.not_before_ms > 0) at(job.not_before_ms);
-      continue;
-    }
     if (job.attempt.adopt_until_ms) at(*job.attempt.adopt_until_ms);
-    if (job.attempt.ending) {
+    if (job.attempt.stop) {
       at(job.attempt.stop_sent_ms + options.stop_repeat_ms);
-      at(job.attempt.stop_since_ms + options.stop_limit_ms);
+      at(StopLimitMs(options, job.attempt));
     }
     for (const RankEntry& rank : job.attempt.ranks) {
       if (rank.Alive() && rank.missing_since_ms) {
@@ -111,6 +119,18 @@ int64_t NextWakeupMs(const State& state) {
     if (sample.deadline_ms) at(*sample.deadline_ms);
   }
   return next;
+}
+
+bool IsRequest(const Event& event) {
+  return std::visit(
+      []<typename E>(const E&) {
+        return std::is_same_v<E, SubmitJob> || std::is_same_v<E, ForkJob> ||
+               std::is_same_v<E, RetryJob> || std::is_same_v<E, CancelJob> ||
+               std::is_same_v<E, PauseJob> || std::is_same_v<E, ResumeJob> ||
+               std::is_same_v<E, UpdateJob> || std::is_same_v<E, PinCheckpoint> ||
+               std::is_same_v<E, DeleteJobCheckpoint> || std::is_same_v<E, SubmitSample>;
+      },
+      event);
 }
 
 std::string JobName(const std::string& job_id) { return absl::StrCat("jobs/", job_id); }

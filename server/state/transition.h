@@ -2,9 +2,11 @@
 // are its parts, one file a subject; only files of this folder include this header.
 #pragma once
 
+#include <map>
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "server/state/effect.h"
@@ -19,7 +21,7 @@ struct Transition {
   Effects effects;
   std::set<std::string> changed_jobs;     // written and published once, at the end of the step
   std::set<std::string> progressed_jobs;  // published only
-  bool schedule = false;                  // slots or the queue may have changed
+  std::map<std::string, std::vector<v1::JobEvent>> job_events;
 
   template <typename E>
   void Emit(E effect) {
@@ -31,15 +33,44 @@ struct Transition {
   const StateOptions& options() const { return state.options; }
 };
 
-// --- job_transitions.cc
-void OnSubmitJob(Transition& t, const SubmitJob& event);
-void OnCancelJob(Transition& t, const CancelJob& event);
+// --- job_state.cc
 JobEntry* FindJob(Transition& t, const std::string& job_id);
+// The job, or null after an answer that it doesn't exist.
+JobEntry* FindJobOrReply(Transition& t, uint64_t call, const std::string& job_id);
+void ReplyJob(Transition& t, uint64_t call, const std::string& job_id);
+void ReplyEnded(Transition& t, uint64_t call, const JobEntry& job);
+// Every change of a state goes through here: keeps the queue and the sets of State true.
+void SetJobState(State& state, JobEntry& job, v1::JobState job_state);
+// As QUEUED, but it may not start before `not_before_ms` (monotonic).
+void BackOff(State& state, JobEntry& job, int64_t not_before_ms);
+// Why the job is where it is; publishes it when it is another reason than before.
+void SetReason(Transition& t, JobEntry& job, v1::ReasonCode code, const std::string& reason);
 // Marks the job as changed, with a line in its history.
 void AddJobEvent(Transition& t, JobEntry& job, const std::string& message, bool warning = false);
-void EndJob(Transition& t, JobEntry& job, v1::JobState state, const std::string& reason);
-// Slots may be free: places waiting jobs, oldest first, and says why the others wait.
+void EndJob(Transition& t, JobEntry& job, v1::JobState state, v1::ReasonCode code,
+            const std::string& reason);
+
+// --- job_creation.cc
+void OnSubmitJob(Transition& t, const SubmitJob& event);
+void OnForkJob(Transition& t, const ForkJob& event);
+void OnRetryJob(Transition& t, const RetryJob& event);
+
+// --- job_control.cc
+void OnCancelJob(Transition& t, const CancelJob& event);
+void OnPauseJob(Transition& t, const PauseJob& event);
+void OnResumeJob(Transition& t, const ResumeJob& event);
+void OnUpdateJob(Transition& t, const UpdateJob& event);
+
+// --- scheduling.cc
+// Slots may be free: places waiting jobs by priority and age, makes room for the most important
+// one, and says why the others wait.
 void ScheduleJobs(Transition& t);
+// True when a more important or older job of the same device kind waits already.
+bool IsBehindBlocked(const State& state, const JobEntry& job);
+void ExplainTurn(Transition& t, JobEntry& job);
+// A checkpoint was committed: a job that runs on fewer ranks than it wants starts again on more,
+// when there are slots that nobody waits for.
+void GrowIfRoom(Transition& t, JobEntry& job);
 
 // --- attempt_transitions.cc
 void StartAttempt(Transition& t, JobEntry& job, const std::vector<v1::Placement>& placements);
@@ -49,14 +80,17 @@ void OnRankExited(Transition& t, const RankExited& event);
 // The rank is gone for `failure`; stops the others. `attempt.ranks[rank]` was alive.
 void FailRank(Transition& t, JobEntry& job, int rank, Failure failure);
 // Asks every living rank of the attempt to end.
-void StopAttempt(Transition& t, JobEntry& job, const std::string& reason);
+void StopAttempt(Transition& t, JobEntry& job, StopKind kind, const std::string& reason);
+// Asks the ranks of a stopping attempt on one worker again.
+void RepeatStop(Transition& t, const JobEntry& job, const std::string& worker_id);
+// When the ranks of a stopping attempt count as gone, monotonic.
+int64_t StopLimitMs(const StateOptions& options, const AttemptEntry& attempt);
 // When no rank lives any more: the job succeeds, is cancelled, fails or waits for its next attempt.
 void SettleAttempt(Transition& t, JobEntry& job);
 void TickAttempts(Transition& t);
 
 // --- attempt_outcome.cc
 Failure ExitFailure(const worker::v1::RankExited& exited, const std::string& worker_id);
-bool IsCounted(FailureCause cause);
 // All ranks are gone: what becomes of the job.
 void ConcludeAttempt(Transition& t, JobEntry& job);
 
@@ -71,7 +105,7 @@ void TickWorkers(Transition& t);
 WorkerEntry* Heard(Transition& t, uint64_t session);
 void Send(Transition& t, const std::string& worker_id, worker::v1::CoordinatorMessage message);
 void SendStopGroup(Transition& t, const std::string& worker_id, const std::string& group_id,
-                   int64_t epoch, int64_t grace_ms, const std::string& reason);
+                   int64_t epoch, int64_t grace_ms, const std::string& reason, bool save = false);
 // Slots (worker, index) that are kept for the next attempts of jobs whose attempts are ending.
 std::set<std::pair<std::string, int>> ReservedSlots(const State& state);
 void FreeSlot(Transition& t, const std::string& worker_id, const SlotUser& user);
@@ -79,9 +113,20 @@ void FreeSlot(Transition& t, const std::string& worker_id, const SlotUser& user)
 // --- checkpoint_transitions.cc
 void OnCommitManifest(Transition& t, const CommitManifest& event);
 void OnCheckpointDamaged(Transition& t, const CheckpointDamaged& event);
-// Newest checkpoint that may be restored; 0: none.
+void OnPinCheckpoint(Transition& t, const PinCheckpoint& event);
+void OnDeleteJobCheckpoint(Transition& t, const DeleteJobCheckpoint& event);
+// Newest own checkpoint that may be restored; 0: none.
 int64_t RestorableStep(const JobEntry& job);
-bool IsDamaged(const JobEntry& job, int64_t step);
+// Where the next attempt begins: an own checkpoint, that of another job which was forked, or step 0
+// without a job.
+struct RestorePoint {
+  std::string job_id;
+  int64_t step = 0;
+};
+RestorePoint RestorePointOf(const JobEntry& job);
+// Keeps JobEntry::forks of the source true; call it when the job's checkpoints or state have
+// changed.
+void UpdateForkUse(State& state, const JobEntry& job);
 // Deletes what retention doesn't keep and nobody uses.
 void ApplyRetention(Transition& t, JobEntry& job);
 

@@ -37,10 +37,7 @@ void AdoptRank(Transition& t, WorkerEntry& worker, const worker::v1::RunningRank
   RankEntry& entry = job->attempt.ranks[rank];
   entry.phase = RankPhase::kRunning;
   entry.missing_since_ms.reset();
-  if (job->attempt.ending) {
-    SendStopGroup(t, worker.id, group_id, epoch, t.options().failure_stop_grace_ms,
-                  "the attempt is ending");
-  }
+  if (job->attempt.stop) RepeatStop(t, *job, worker.id);
 }
 
 bool Announces(const worker::v1::Hello& hello, const std::string& group_id, int64_t epoch,
@@ -56,7 +53,7 @@ bool Announces(const worker::v1::Hello& hello, const std::string& group_id, int6
 
 // Ranks that should run on the worker but aren't announced. Their exit messages may still come.
 void NoteMissing(Transition& t, const WorkerEntry& worker, const worker::v1::Hello& hello) {
-  for (const std::string& id : t.state.active) {
+  for (const std::string& id : t.state.placed) {
     JobEntry& job = t.state.jobs.at(id);
     for (size_t i = 0; i < job.attempt.ranks.size(); ++i) {
       RankEntry& rank = job.attempt.ranks[i];
@@ -77,8 +74,8 @@ void NoteMissing(Transition& t, const WorkerEntry& worker, const worker::v1::Hel
 
 // All ranks of an adopted job are there again.
 void FinishAdoptions(Transition& t) {
-  const std::vector<std::string> active(t.state.active.begin(), t.state.active.end());
-  for (const std::string& id : active) {
+  const std::vector<std::string> placed(t.state.placed.begin(), t.state.placed.end());
+  for (const std::string& id : placed) {
     JobEntry& job = t.state.jobs.at(id);
     if (!job.attempt.adopt_until_ms) continue;
     bool complete = true;
@@ -103,15 +100,15 @@ void LoseWorker(Transition& t, WorkerEntry& worker) {
     worker.session = 0;
   }
   for (SlotEntry& slot : worker.slots) slot.user.reset();
-  t.schedule = true;
-  const std::vector<std::string> active(t.state.active.begin(), t.state.active.end());
-  for (const std::string& id : active) {
+  t.state.schedule_due = true;
+  const std::vector<std::string> placed(t.state.placed.begin(), t.state.placed.end());
+  for (const std::string& id : placed) {
     JobEntry& job = t.state.jobs.at(id);
     const int64_t epoch = job.job().epoch();
     for (size_t i = 0; job.job().epoch() == epoch && i < job.attempt.ranks.size(); ++i) {
       const RankEntry& rank = job.attempt.ranks[i];
       if (rank.worker_id == worker.id && rank.Alive()) {
-        FailRank(t, job, static_cast<int>(i), {FailureCause::kWorkerLost, why, 0, 0, 0});
+        FailRank(t, job, static_cast<int>(i), {v1::END_CAUSE_WORKER_LOST, why, 0, 0, 0});
       }
     }
   }
@@ -161,7 +158,7 @@ void OnWorkerHello(Transition& t, const WorkerHello& event) {
   for (const worker::v1::RunningRank& running : hello.running()) AdoptRank(t, worker, running);
   NoteMissing(t, worker, hello);
   FinishAdoptions(t);
-  t.schedule = true;
+  t.state.schedule_due = true;
 }
 
 void OnWorkerHeartbeat(Transition& t, const WorkerHeartbeat& event) { Heard(t, event.session); }
@@ -183,12 +180,12 @@ void OnResumed(Transition& t) {
     worker.last_heard_ms = t.now.monotonic_ms;
     if (worker.silent) worker.silent_since_ms = t.now.monotonic_ms;
   }
-  for (const std::string& id : t.state.active) {
+  for (const std::string& id : t.state.placed) {
     AttemptEntry& attempt = t.state.jobs.at(id).attempt;
     if (attempt.adopt_until_ms) {
       attempt.adopt_until_ms = t.now.monotonic_ms + t.options().adoption_grace_ms;
     }
-    if (attempt.ending) attempt.stop_since_ms = t.now.monotonic_ms;
+    if (attempt.stop) attempt.stop_since_ms = t.now.monotonic_ms;
     for (RankEntry& rank : attempt.ranks) {
       if (rank.missing_since_ms) rank.missing_since_ms = t.now.monotonic_ms;
     }
@@ -222,7 +219,7 @@ WorkerEntry* Heard(Transition& t, uint64_t session) {
   worker.last_heard_ms = t.now.monotonic_ms;
   if (worker.silent) {
     worker.silent = false;
-    t.schedule = true;
+    t.state.schedule_due = true;
     t.Emit(WorkerLogged{worker.id, "heard of again", false});
   }
   return &worker;
@@ -236,21 +233,23 @@ void Send(Transition& t, const std::string& worker_id, worker::v1::CoordinatorMe
 }
 
 void SendStopGroup(Transition& t, const std::string& worker_id, const std::string& group_id,
-                   int64_t epoch, int64_t grace_ms, const std::string& reason) {
+                   int64_t epoch, int64_t grace_ms, const std::string& reason, bool save) {
   worker::v1::CoordinatorMessage message;
   worker::v1::StopGroup* stop = message.mutable_stop_group();
   stop->mutable_group()->set_id(group_id);
   stop->mutable_group()->set_epoch(epoch);
   stop->set_grace_ms(grace_ms);
   stop->set_reason(reason);
+  stop->set_save(save);
   Send(t, worker_id, std::move(message));
 }
 
 std::set<std::pair<std::string, int>> ReservedSlots(const State& state) {
   std::set<std::pair<std::string, int>> reserved;
-  for (const std::string& id : state.active) {
+  for (const std::string& id : state.placed) {
     const JobEntry& job = state.jobs.at(id);
-    if (!job.attempt.ending || job.job().state() == v1::CANCELLING) continue;
+    const std::optional<StopKind> stop = job.attempt.stop;
+    if (stop != StopKind::kFailure && stop != StopKind::kResize) continue;
     for (const RankEntry& rank : job.attempt.ranks) reserved.emplace(rank.worker_id, rank.slot);
   }
   return reserved;

@@ -142,7 +142,7 @@ class LoopTest : public testing::Test {
 TEST_F(LoopTest, AcknowledgedJobsAreInTheStore) {
   loop_->Start();
   for (uint64_t call = 1; call <= 50; ++call) {
-    ASSERT_TRUE(loop_->Post(SubmitJob{call, TestSpec("a", 1), "", ""}).ok());
+    ASSERT_TRUE(loop_->Post(SubmitJob{call, TestSpec("a", 1), {}}).ok());
   }
   for (uint64_t call = 1; call <= 50; ++call) {
     const auto reply = WaitForReply(call);
@@ -154,7 +154,7 @@ TEST_F(LoopTest, AcknowledgedJobsAreInTheStore) {
 
 TEST_F(LoopTest, QueuedEventsShareACommit) {
   for (uint64_t call = 1; call <= 100; ++call) {
-    ASSERT_TRUE(loop_->Post(SubmitJob{call, TestSpec("a", 1), "", ""}).ok());
+    ASSERT_TRUE(loop_->Post(SubmitJob{call, TestSpec("a", 1), {}}).ok());
   }
   loop_->Start();
   ASSERT_TRUE(WaitForReply(100).has_value());
@@ -163,7 +163,7 @@ TEST_F(LoopTest, QueuedEventsShareACommit) {
 
 TEST_F(LoopTest, QueriesSeeWhatWasPostedBefore) {
   loop_->Start();
-  ASSERT_TRUE(loop_->Post(SubmitJob{1, TestSpec("a", 1), "", ""}).ok());
+  ASSERT_TRUE(loop_->Post(SubmitJob{1, TestSpec("a", 1), {}}).ok());
   EXPECT_EQ(JobsSeen(), 1u);
 }
 
@@ -171,9 +171,9 @@ TEST_F(LoopTest, FullQueueRefusesRequestsBeforeWorkers) {
   options_.max_requests = 2;
   options_.max_queue = 3;
   MakeLoop();  // not started: nothing is taken
-  EXPECT_TRUE(loop_->Post(SubmitJob{1, TestSpec("a", 1), "", ""}).ok());
-  EXPECT_TRUE(loop_->Post(SubmitJob{2, TestSpec("a", 1), "", ""}).ok());
-  const absl::Status refused = loop_->Post(SubmitJob{3, TestSpec("a", 1), "", ""});
+  EXPECT_TRUE(loop_->Post(SubmitJob{1, TestSpec("a", 1), {}}).ok());
+  EXPECT_TRUE(loop_->Post(SubmitJob{2, TestSpec("a", 1), {}}).ok());
+  const absl::Status refused = loop_->Post(SubmitJob{3, TestSpec("a", 1), {}});
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(DetailsOf(refused).reason(), v1::QUEUE_FULL);
   EXPECT_TRUE(loop_->Post(WorkerHeartbeat{1}).ok());
@@ -184,18 +184,18 @@ TEST_F(LoopTest, FullDiskAcknowledgesNothingAndRecovers) {
   loop_->Start();
   EXPECT_EQ(JobsSeen(), 0u);
   store_.FailWith(absl::ResourceExhaustedError("no space left"));
-  ASSERT_TRUE(loop_->Post(SubmitJob{1, TestSpec("a", 1), "once", "h"}).ok());
+  ASSERT_TRUE(loop_->Post(SubmitJob{1, TestSpec("a", 1), {"once", "h", 0, {}}}).ok());
   const auto failed = WaitForReply(1);
   ASSERT_TRUE(failed.has_value());
   EXPECT_EQ(failed->status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(DetailsOf(failed->status).reason(), v1::STORAGE_FAILED);
-  const absl::Status refused = loop_->Post(SubmitJob{2, TestSpec("b", 1), "", ""});
+  const absl::Status refused = loop_->Post(SubmitJob{2, TestSpec("b", 1), {}});
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << "at once while it stalls";
   EXPECT_TRUE(loop_->Post(WorkerHeartbeat{9}).ok()) << "workers aren't disconnected";
   JobsSeen();  // reads are answered meanwhile
   store_.FailWith(absl::OkStatus());
   ASSERT_TRUE(test::WaitUntil(kLimit, [&] {
-    return loop_->Post(SubmitJob{3, TestSpec("a", 1), "once", "h"}).ok();
+    return loop_->Post(SubmitJob{3, TestSpec("a", 1), {"once", "h", 0, {}}}).ok();
   }));
   const auto again = WaitForReply(3);
   ASSERT_TRUE(again.has_value());
@@ -208,7 +208,7 @@ TEST_F(LoopTest, FullDiskAcknowledgesNothingAndRecovers) {
 
 TEST_F(LoopTest, ManifestAnswerWaitsForTheDisk) {
   loop_->Start();
-  ASSERT_TRUE(loop_->Post(SubmitJob{1, TestSpec("a", 1), "", ""}).ok());
+  ASSERT_TRUE(loop_->Post(SubmitJob{1, TestSpec("a", 1), {}}).ok());
   WorkerHello hello{50, {}};
   hello.hello.set_worker_id("w1");
   hello.hello.add_slot_devices("cpu");
@@ -222,7 +222,7 @@ TEST_F(LoopTest, ManifestAnswerWaitsForTheDisk) {
   commit.manifest.set_step(5);
   ASSERT_TRUE(loop_->Post(commit).ok());
   ASSERT_TRUE(test::WaitUntil(kLimit, [&] {
-    return loop_->Post(SubmitJob{3, TestSpec("b", 1), "", ""}).code() ==
+    return loop_->Post(SubmitJob{3, TestSpec("b", 1), {}}).code() ==
            absl::StatusCode::kResourceExhausted;
   }));
   EXPECT_FALSE(executor_.reply(2).has_value());
@@ -237,23 +237,23 @@ TEST_F(LoopTest, AnyOtherFailureIsFinal) {
   loop_->Start();
   EXPECT_EQ(JobsSeen(), 0u);
   store_.FailWith(absl::InternalError("fdatasync: EIO"));
-  ASSERT_TRUE(loop_->Post(SubmitJob{1, TestSpec("a", 1), "", ""}).ok());
+  ASSERT_TRUE(loop_->Post(SubmitJob{1, TestSpec("a", 1), {}}).ok());
   const auto reply = WaitForReply(1);
   ASSERT_TRUE(reply.has_value());
   EXPECT_EQ(reply->status.code(), absl::StatusCode::kInternal);
   ASSERT_TRUE(test::WaitUntil(kLimit, [&] { return !fatal().ok(); }));
-  EXPECT_EQ(loop_->Post(SubmitJob{2, TestSpec("a", 1), "", ""}).code(),
+  EXPECT_EQ(loop_->Post(SubmitJob{2, TestSpec("a", 1), {}}).code(),
             absl::StatusCode::kUnavailable);
 }
 
 TEST_F(LoopTest, StopHandlesWhatIsQueued) {
   for (uint64_t call = 1; call <= 20; ++call) {
-    ASSERT_TRUE(loop_->Post(SubmitJob{call, TestSpec("a", 1), "", ""}).ok());
+    ASSERT_TRUE(loop_->Post(SubmitJob{call, TestSpec("a", 1), {}}).ok());
   }
   loop_->Start();
   loop_->Stop();
   EXPECT_EQ(executor_.replies(), 20u);
-  EXPECT_EQ(loop_->Post(SubmitJob{99, TestSpec("a", 1), "", ""}).code(),
+  EXPECT_EQ(loop_->Post(SubmitJob{99, TestSpec("a", 1), {}}).code(),
             absl::StatusCode::kUnavailable);
 }
 

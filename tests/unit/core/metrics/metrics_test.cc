@@ -54,7 +54,7 @@ struct Everything {
         worker(registry) {
     train.Update("fashion-1", SomeProgress(10), 32);
     cluster.SetJobs("QUEUED", 2);
-    cluster.CountRestart(RestartCause::kSignal);
+    cluster.CountRestart("signal");
     cluster.SetWorkers(1, 0);
     cluster.SetSlots(2, 1);
     checkpoints.CountReceived(1000);

@@ -59,13 +59,20 @@ TEST(StreamOutboxTest, FailedWriteEndsTheStream) {
   EXPECT_EQ(outbox.WriteDone(false), OutboxAction::kFinish);
 }
 
-TEST(StreamOutboxTest, ReplaceKeepsTheNewestOnly) {
-  Outbox outbox({});
-  EXPECT_EQ(outbox.Replace(Named("a")), OutboxAction::kWrite);
-  EXPECT_EQ(outbox.Replace(Named("b")), OutboxAction::kNone);
-  EXPECT_EQ(outbox.Replace(Named("c")), OutboxAction::kNone);
+TEST(StreamOutboxTest, MergeKeepsOneMessageWaiting) {
+  Outbox outbox({.max_bytes = 20});
+  const auto merge = [](const v1::Job& waiting, const v1::Job& newer) {
+    return Named(waiting.id() + newer.id());
+  };
+  OutboxAction action;
+  ASSERT_TRUE(outbox.Merge(Named("a"), merge, &action));
+  EXPECT_EQ(action, OutboxAction::kWrite);
+  ASSERT_TRUE(outbox.Merge(Named("b"), merge, &action));
+  EXPECT_EQ(action, OutboxAction::kNone);
+  ASSERT_TRUE(outbox.Merge(Named("c"), merge, &action));
+  EXPECT_FALSE(outbox.Merge(Named("a much longer one"), merge, &action));
   EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kWrite);
-  EXPECT_EQ(outbox.in_flight().id(), "c");
+  EXPECT_EQ(outbox.in_flight().id(), "bc");
 }
 
 TEST(StreamOutboxTest, PushOrReplaceLastDropsOutdatedOnes) {

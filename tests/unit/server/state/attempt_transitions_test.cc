@@ -32,7 +32,7 @@ TEST(AttemptTest, AllRanksDoneWithTheFinalCheckpointSucceeds) {
   EXPECT_EQ(cluster.job(running.id).state(), v1::RUNNING);
   cluster.Done(running.session, running.id, 1, 1, 100);
   EXPECT_EQ(cluster.job(running.id).state(), v1::SUCCEEDED);
-  EXPECT_EQ(cluster.job(running.id).attempts(0).end_reason(), "finished");
+  EXPECT_EQ(cluster.job(running.id).attempts(0).end_reason(), "finished at step 100");
   EXPECT_EQ(cluster.job(running.id).latest_checkpoint_step(), 100);
 }
 
@@ -71,7 +71,7 @@ TEST(AttemptTest, KilledRankRestartsTheJobAtOnceFromItsCheckpoint) {
   EXPECT_EQ(starts[0].restore_step(), 10);
   EXPECT_EQ(starts[0].restore_job(), running.id);
   ASSERT_EQ(cluster.all<RestartCounted>().size(), 1u);
-  EXPECT_EQ(cluster.all<RestartCounted>()[0].cause, FailureCause::kCrash);
+  EXPECT_EQ(cluster.all<RestartCounted>()[0].cause, v1::END_CAUSE_SIGNAL);
 }
 
 TEST(AttemptTest, CulpritIsNamedWhoeverSpeaksFirst) {

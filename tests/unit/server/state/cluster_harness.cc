@@ -45,9 +45,14 @@ void ClusterHarness::Apply(const Event& event) {
   }
 }
 
-void ClusterHarness::Post(const Event& event) {
-  if (NextWakeupMs(state) <= now.monotonic_ms) Apply(Tick{});
+void ClusterHarness::ApplyBatch(const Event& event) {
   Apply(event);
+  if (state.schedule_due) Apply(Schedule{});
+}
+
+void ClusterHarness::Post(const Event& event) {
+  if (NextWakeupMs(state) <= now.monotonic_ms) ApplyBatch(Tick{});
+  ApplyBatch(event);
 }
 
 void ClusterHarness::Advance(int64_t ms) {
@@ -58,7 +63,7 @@ void ClusterHarness::Advance(int64_t ms) {
     now.monotonic_ms += delta_ms;
     now.unix_ms += delta_ms;
     if (NextWakeupMs(state) > now.monotonic_ms) return;
-    Apply(Tick{});
+    ApplyBatch(Tick{});
     if (NextWakeupMs(state) <= now.monotonic_ms) ++now.monotonic_ms;  // a tick that changes nothing
   }
 }
@@ -72,14 +77,58 @@ void ClusterHarness::Restart() {
   effects.clear();
   now.monotonic_ms += 500;
   now.unix_ms += 500;
-  Apply(Restarted{});
+  ApplyBatch(Restarted{});
 }
 
 std::string ClusterHarness::Submit(const v1::TrainingSpec& spec, const std::string& request_id,
                                    const std::string& hash) {
   last_job.Clear();
-  Post(SubmitJob{next_number_++, spec, request_id, hash});
+  Post(SubmitJob{next_number_++, spec, {request_id, hash, 0, {}}});
   return last_job.id();
+}
+
+std::string ClusterHarness::SubmitWithPriority(const v1::TrainingSpec& spec, int priority) {
+  last_job.Clear();
+  Post(SubmitJob{next_number_++, spec, {"", "h", priority, {}}});
+  return last_job.id();
+}
+
+std::string ClusterHarness::Fork(const std::string& job_id, std::optional<int64_t> step,
+                                 std::optional<v1::TrainingSpec> spec) {
+  last_job.Clear();
+  Post(ForkJob{next_number_++, job_id, step, std::move(spec), {}});
+  return last_job.id();
+}
+
+std::string ClusterHarness::Retry(const std::string& job_id) {
+  last_job.Clear();
+  Post(RetryJob{next_number_++, job_id, {}});
+  return last_job.id();
+}
+
+absl::Status ClusterHarness::Pause(const std::string& job_id) {
+  Post(PauseJob{next_number_++, job_id});
+  return last_status;
+}
+
+absl::Status ClusterHarness::Resume(const std::string& job_id) {
+  Post(ResumeJob{next_number_++, job_id});
+  return last_status;
+}
+
+absl::Status ClusterHarness::SetPriority(const std::string& job_id, int priority) {
+  Post(UpdateJob{next_number_++, job_id, priority, {}, {}});
+  return last_status;
+}
+
+absl::Status ClusterHarness::Pin(const std::string& job_id, int64_t step, bool pinned) {
+  Post(PinCheckpoint{next_number_++, job_id, step, pinned});
+  return last_status;
+}
+
+absl::Status ClusterHarness::DeleteCheckpoint(const std::string& job_id, int64_t step) {
+  Post(DeleteJobCheckpoint{next_number_++, job_id, step});
+  return last_status;
 }
 
 absl::Status ClusterHarness::Cancel(const std::string& job_id) {

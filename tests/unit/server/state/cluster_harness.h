@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,16 @@ class ClusterHarness {
   // Returns the job's id, or "" when it was refused (see last_status).
   std::string Submit(const v1::TrainingSpec& spec, const std::string& request_id = "",
                      const std::string& hash = "h");
+  std::string SubmitWithPriority(const v1::TrainingSpec& spec, int priority);
+  std::string Fork(const std::string& job_id, std::optional<int64_t> step = {},
+                   std::optional<v1::TrainingSpec> spec = {});
+  std::string Retry(const std::string& job_id);
   absl::Status Cancel(const std::string& job_id);
+  absl::Status Pause(const std::string& job_id);
+  absl::Status Resume(const std::string& job_id);
+  absl::Status SetPriority(const std::string& job_id, int priority);
+  absl::Status Pin(const std::string& job_id, int64_t step, bool pinned);
+  absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step);
 
   // A worker with CPU slots; `running` as in Hello. Returns its session.
   uint64_t Connect(const std::string& worker_id, int slots,
@@ -80,6 +90,8 @@ class ClusterHarness {
 
  private:
   void Apply(const Event& event);
+  // The event and, when slots or the queue have changed, Schedule: as the loop does.
+  void ApplyBatch(const Event& event);
   uint64_t next_number_ = 1;
 };
 

@@ -68,7 +68,9 @@ TEST(ScheduleTest, OldestJobFirstAndYoungerOnesWaitBehindIt) {
   EXPECT_EQ(cluster.job(running).state(), v1::STARTING);
   EXPECT_EQ(cluster.job(big).reason(), "needs 2 cpu slots, 1 is free of 2 in the cluster");
   EXPECT_EQ(cluster.job(small).state(), v1::QUEUED);
-  EXPECT_EQ(cluster.job(small).reason(), "waits for its turn behind jobs/" + big);
+  EXPECT_EQ(cluster.job(small).reason_code(), v1::REASON_WAITS_FOR_TURN);
+  EXPECT_EQ(DescribeTurn(cluster.state, cluster.state.jobs.at(small)),
+            "waits for its turn behind jobs/" + big);
 }
 
 TEST(ScheduleTest, JobLargerThanTheClusterHoldsNobodyUp) {

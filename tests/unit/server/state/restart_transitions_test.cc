@@ -105,7 +105,7 @@ TEST(RestartTest, JobWhoseRanksDoNotComeRestartsAfterTheGrace) {
   EXPECT_EQ(cluster.job(id).state(), v1::QUEUED) << "not counted against max_restarts";
   const auto counted = cluster.all<RestartCounted>();
   ASSERT_EQ(counted.size(), 1u);
-  EXPECT_EQ(counted[0].cause, FailureCause::kCoordinatorRestart);
+  EXPECT_EQ(counted[0].cause, v1::END_CAUSE_COORDINATOR_RESTART);
   const uint64_t session = cluster.Connect("w9", 1);
   ASSERT_EQ(cluster.starts(session).size(), 1u);
   EXPECT_EQ(cluster.starts(session)[0].group().epoch(), 2);

@@ -67,7 +67,7 @@ TEST(WorkerTest, LostWorkerLosesItsRanksAndTheJobMovesOn) {
   EXPECT_EQ(cluster.starts(other).size(), 2u);
   EXPECT_NE(cluster.job(running.id).attempts(0).end_reason().find("worker w1 is lost"),
             std::string::npos);
-  EXPECT_EQ(cluster.state.jobs.at(running.id).record.failures(), 0) << "not the job's fault";
+  EXPECT_EQ(cluster.state.jobs.at(running.id).job().failures(), 0) << "not the job's fault";
 }
 
 TEST(WorkerTest, LostWorkerThatComesBackStopsItsOldRanks) {
