@@ -14,6 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/atomic_file.h"
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "core/base/version.h"
@@ -142,11 +143,14 @@ absl::Status CoordinatorImpl::Open() {
                      metrics::MetricsServer::Start(options_.metrics_listen, registry_));
     metrics_address_ = metrics_server_->address();
   }
+  KillPoint("coordinator.loaded");
   ShowLastCheckpoints(loaded.manifests, loaded.state);
   BuildParts(std::move(loaded.state));
   RETURN_IF_ERROR(Reconcile(loaded.manifests));
+  KillPoint("coordinator.reconciled");
   loop_->Start();
   RETURN_IF_ERROR(Serve());
+  KillPoint("coordinator.before_address");
   RETURN_IF_ERROR(WriteAddressFile());
   LogInfo(
       "coordinator", "ready",

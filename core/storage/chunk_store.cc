@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "core/base/atomic_file.h"
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "core/storage/chunk_key.h"
@@ -145,6 +146,7 @@ absl::Status ChunkStore::Impl::Start() {
   }
   RETURN_IF_ERROR(opened);
   db_.reset(db);
+  KillPoint("chunks.opened");
   return absl::OkStatus();
 }
 
@@ -157,7 +159,9 @@ absl::Status ChunkStore::Impl::SweepWorkFiles() {
   for (const auto& entry : std::filesystem::directory_iterator(work_path(), error)) {
     if (entry.path().extension() != ".sst") continue;
     std::error_code removal;
+    KillPoint("chunks.before_sweep");
     std::filesystem::remove(entry.path(), removal);
+    KillPoint("chunks.swept");
     if (removal)
       return absl::InternalError(
           absl::StrCat("cannot remove ", entry.path().string(), ": ", removal.message()));
@@ -231,7 +235,9 @@ absl::Status ChunkStore::Impl::Ingest(const CheckpointId& id,
     return absl::AlreadyExistsError(
         absl::StrCat("bytes of ", ToString(id), " are in the chunk store already"));
   if (paths.empty()) return absl::OkStatus();
+  KillPoint("chunks.before_ingest");
   const rocksdb::Status status = db_->IngestExternalFile(paths, ingest);
+  KillPoint("chunks.ingested");
   if (!status.ok()) {
     stopped_ = true;
     return FromRocksDb(status, absl::StrCat("commit the bytes of ", ToString(id)));
@@ -285,8 +291,10 @@ absl::Status ChunkStore::Impl::Delete(const CheckpointId& id) {
   absl::MutexLock lock(&write_mutex_);
   RETURN_IF_ERROR(ResumeIfStopped());
   rocksdb::ColumnFamilyHandle* family = db_->DefaultColumnFamily();
+  KillPoint("chunks.before_delete");
   rocksdb::Status status =
       rocksdb::DeleteFilesInRange(db_.get(), family, &first, &last, /*include_end=*/false);
+  KillPoint("chunks.files_deleted");
   if (!status.ok()) {
     stopped_ = true;
     return FromRocksDb(status, action);

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "core/base/atomic_file.h"
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "core/storage/commit_chain.h"
@@ -196,7 +197,10 @@ absl::Status RecordStore::Impl::CreateNew() {
   absl::MutexLock commit_lock(&commit_mutex_);
   absl::MutexLock lock(&db_mutex_);
   db_.reset(db);
-  return mark_.Set(head_);
+  KillPoint("records.created");
+  RETURN_IF_ERROR(mark_.Set(head_));
+  KillPoint("records.creation_marked");
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Recovery> RecordStore::Impl::ChooseRecovery() const {
@@ -248,7 +252,10 @@ absl::Status RecordStore::Impl::Start() {
   head_ = head;
   // Also for a commit that was written but not acknowledged: from now on it may be seen, so it may
   // not be lost.
-  if (mark_.point() != head) return mark_.Set(head);
+  if (mark_.point() != head) {
+    KillPoint("records.opened_ahead_of_mark");
+    return mark_.Set(head);
+  }
   return absl::OkStatus();
 }
 
@@ -276,13 +283,16 @@ absl::Status RecordStore::Impl::StartAcceptingLoss() {
   rocksdb::Status status = storage::AddBase(head, batch);
   if (status.ok()) status = (*db)->Write(synced, &batch);
   RETURN_IF_ERROR(FromRocksDb(status, absl::StrCat("write to ", db_path())));
+  KillPoint("records.loss_accepted");
   absl::MutexLock lock(&db_mutex_);
   db_ = *std::move(db);
   head_ = head;
   LogWarning(
       "records", "going on with a loss that was accepted",
       {{"path", lock_.directory()}, {"commit", head.sequence}, {"acknowledged", acknowledged}});
-  return mark_.Set(head);
+  RETURN_IF_ERROR(mark_.Set(head));
+  KillPoint("records.loss_marked");
+  return absl::OkStatus();
 }
 
 absl::Status RecordStore::Impl::Commit(absl::Span<const RecordWrite> writes) {
@@ -309,10 +319,13 @@ absl::Status RecordStore::Impl::Write(const CommitPoint& point,
   {
     absl::ReaderMutexLock lock(&db_mutex_);
     if (db_ == nullptr) return Unusable();
+    KillPoint("records.before_write");
     status = db_->Write(synced, &batch);
   }
   if (!status.ok()) return OnFailedWrite(status, point, writes);
+  KillPoint("records.written");
   const absl::Status marked = mark_.Set(point);
+  KillPoint("records.marked");
   if (!marked.ok()) {
     stopped_ = absl::InternalError(
         absl::StrCat("record store ", lock_.directory(), " has stopped: ", marked.message()));
@@ -355,6 +368,7 @@ absl::Status RecordStore::Impl::OnFailedWrite(const rocksdb::Status& failure,
 absl::Status RecordStore::Impl::RecoverFromFullDisk() {
   RETURN_IF_ERROR(storage::ProbeSpace(lock_.directory(), int64_t{2} << 20, options_.env));
   CommitPoint found;
+  KillPoint("records.space_found");
   {
     absl::MutexLock lock(&db_mutex_);
     if (db_ != nullptr) db_->Close().PermitUncheckedError();
@@ -376,11 +390,14 @@ absl::Status RecordStore::Impl::RecoverFromFullDisk() {
                     "commits vanished while the disk was full");
     return stopped_;
   }
+  KillPoint("records.reopened_after_full_disk");
   disk_was_full_ = false;
   LogInfo("records", "writing again after a full disk", {{"path", lock_.directory()}});
   if (found == head_) return absl::OkStatus();
   head_ = found;
-  return Write(storage::NextCommit(found, undo_), std::exchange(undo_, {}));
+  RETURN_IF_ERROR(Write(storage::NextCommit(found, undo_), std::exchange(undo_, {})));
+  KillPoint("records.undone_after_full_disk");
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> RecordStore::Impl::Get(std::string_view key) const {

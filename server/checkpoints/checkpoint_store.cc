@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "server/checkpoints/shard_rules.h"
@@ -49,7 +50,9 @@ absl::StatusOr<ReconcileResult> CheckpointStore::Reconcile(absl::Span<const Mani
   }
   for (const StoredCheckpoint& stored : chunks_->List()) {
     if (wanted.contains(stored.id)) continue;
+    KillPoint("checkpoint.before_orphan_delete");
     RETURN_IF_ERROR(chunks_->Delete(stored.id));
+    KillPoint("checkpoint.orphan_deleted");
     ++result.orphans_deleted;
     result.orphan_bytes += stored.bytes;
     LogInfo("checkpoints", "removed bytes without a manifest",
@@ -70,6 +73,7 @@ absl::Status CheckpointStore::Commit(const Manifest& manifest,
   if (before.ok() && IdOf(*before) == id) return absl::OkStatus();
   RETURN_IF_ERROR(chunks_->Delete(id));  // of an earlier commit whose outcome was unknown
   RETURN_IF_ERROR(chunks_->Ingest(id, std::move(shards)));
+  KillPoint("checkpoint.bytes_stored");
   const absl::Status committed = host_->CommitManifest(manifest);
   if (!committed.ok()) {
     // When the record store has failed, the manifest may be there after a restart: Reconcile
@@ -80,7 +84,9 @@ absl::Status CheckpointStore::Commit(const Manifest& manifest,
       LogWarning("checkpoints", "bytes are left over", {{"reason", deleted.message()}});
     return committed;
   }
+  KillPoint("checkpoint.manifest_stored");
   const absl::Status replaced = DeleteReplaced(id);
+  KillPoint("checkpoint.replaced_deleted");
   // The new checkpoint stands; what is left is an orphan for the next Reconcile.
   if (!replaced.ok())
     LogWarning("checkpoints", "a replaced checkpoint is left over",
