@@ -19,6 +19,7 @@
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "core/storage/chunk_key.h"
+#include "core/storage/database_copy.h"
 #include "core/storage/directory_lock.h"
 #include "core/storage/rocksdb_support.h"
 #include "core/storage/shard_reader.h"
@@ -26,6 +27,7 @@
 #include "rocksdb/cache.h"
 #include "rocksdb/convenience.h"
 #include "rocksdb/db.h"
+#include "rocksdb/sst_file_reader.h"
 #include "rocksdb/table.h"
 
 namespace diffmoe {
@@ -76,6 +78,32 @@ absl::Status CheckFile(const FileRange& file) {
   return absl::OkStatus();
 }
 
+// Compares the chunks of one file with their checksums, in the order of `range`.
+absl::Status VerifyFile(const rocksdb::Options& options, const FileRange& range,
+                        const ShardLayout& layout,
+                        absl::FunctionRef<void(int64_t bytes)> on_bytes) {
+  rocksdb::SstFileReader reader(options);
+  RETURN_IF_ERROR(FromRocksDb(reader.Open(range.path), absl::StrCat("read ", range.path)));
+  rocksdb::ReadOptions read;
+  read.fill_cache = false;
+  const std::unique_ptr<rocksdb::Iterator> iterator(reader.NewIterator(read));
+  int64_t expected = range.first;
+  for (iterator->SeekToFirst(); iterator->Valid(); iterator->Next(), ++expected) {
+    const auto key = DecodeChunkKey(iterator->key().ToStringView());
+    const std::string_view bytes = iterator->value().ToStringView();
+    const bool right = key.has_value() && key->chunk == expected && expected <= range.last &&
+                       ChunkChecksum(bytes) == layout.chunk_xxh3[static_cast<size_t>(expected)];
+    if (!right) {
+      return absl::DataLossError(
+          absl::StrCat("chunk ", expected, " in file ", range.path, " doesn't match its checksum"));
+    }
+    on_bytes(static_cast<int64_t>(bytes.size()));
+  }
+  RETURN_IF_ERROR(FromRocksDb(iterator->status(), absl::StrCat("read ", range.path)));
+  if (expected == range.last + 1) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("file ", range.path, " ends before chunk ", expected));
+}
+
 }  // namespace
 
 uint64_t ChunkChecksum(std::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
@@ -93,6 +121,9 @@ class ChunkStore::Impl {
                                                               int64_t bytes);
   absl::Status Ingest(const CheckpointId& id, const std::vector<ShardWriter::Impl*>& shards);
   absl::Status CheckPresent(const CheckpointId& id, const ShardLayout& layout) const;
+  absl::Status Verify(const CheckpointId& id, const ShardLayout& layout,
+                      absl::FunctionRef<void(int64_t bytes)> on_bytes) const;
+  absl::Status BackUp(const std::string& directory) const;
   absl::Status Delete(const CheckpointId& id);
   std::vector<StoredCheckpoint> List() const;
   rocksdb::DB* db() const { return db_.get(); }
@@ -103,6 +134,7 @@ class ChunkStore::Impl {
   absl::Status CheckSpace(int64_t bytes) const;
   absl::Status ResumeIfStopped() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
   absl::StatusOr<bool> HasKeys(const CheckpointId& id) const;
+  std::vector<FileRange> FilesOf(const CheckpointId& id, int shard) const;
   std::vector<rocksdb::LiveFileMetaData> Files() const {
     std::vector<rocksdb::LiveFileMetaData> files;
     db_->GetLiveFilesMetaData(&files);
@@ -255,20 +287,26 @@ absl::StatusOr<bool> ChunkStore::Impl::HasKeys(const CheckpointId& id) const {
   return false;
 }
 
-absl::Status ChunkStore::Impl::CheckPresent(const CheckpointId& id,
-                                            const ShardLayout& layout) const {
-  RETURN_IF_ERROR(CheckLayout(id, layout));
+// In the order of their chunks.
+std::vector<FileRange> ChunkStore::Impl::FilesOf(const CheckpointId& id, int shard) const {
   std::vector<FileRange> ranges;
   for (const rocksdb::LiveFileMetaData& file : Files()) {
     const auto first = DecodeChunkKey(file.smallestkey);
     const auto last = DecodeChunkKey(file.largestkey);
-    if (!first.has_value() || !last.has_value() || first->id != id || first->shard != layout.shard)
+    if (!first.has_value() || !last.has_value() || first->id != id || first->shard != shard)
       continue;
     if (file.num_entries == file.num_deletions) continue;
     ranges.push_back({first->chunk, last->chunk, file.db_path + file.name, file.size});
   }
   std::sort(ranges.begin(), ranges.end(),
             [](const FileRange& a, const FileRange& b) { return a.first < b.first; });
+  return ranges;
+}
+
+absl::Status ChunkStore::Impl::CheckPresent(const CheckpointId& id,
+                                            const ShardLayout& layout) const {
+  RETURN_IF_ERROR(CheckLayout(id, layout));
+  const std::vector<FileRange> ranges = FilesOf(id, layout.shard);
   const std::string where = absl::StrCat("shard ", layout.shard, " of ", ToString(id));
   int64_t next = 0;
   for (const FileRange& range : ranges) {
@@ -280,6 +318,26 @@ absl::Status ChunkStore::Impl::CheckPresent(const CheckpointId& id,
   const int64_t chunks = static_cast<int64_t>(layout.chunk_xxh3.size());
   if (next == chunks) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat(where, ": chunk ", next, " of ", chunks, " is missing"));
+}
+
+absl::Status ChunkStore::Impl::Verify(const CheckpointId& id, const ShardLayout& layout,
+                                      absl::FunctionRef<void(int64_t bytes)> on_bytes) const {
+  RETURN_IF_ERROR(CheckPresent(id, layout));
+  for (const FileRange& range : FilesOf(id, layout.shard)) {
+    const absl::Status status = VerifyFile(db_options_, range, layout, on_bytes);
+    if (!status.ok()) {
+      return absl::DataLossError(
+          absl::StrCat("shard ", layout.shard, " of ", ToString(id), ": ", status.message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ChunkStore::Impl::BackUp(const std::string& directory) const {
+  std::error_code error;
+  std::filesystem::create_directory(directory, error);
+  if (error) return FileError(error.value(), "create", directory);
+  return storage::CopyDatabase(*db_, directory + "/db");
 }
 
 absl::Status ChunkStore::Impl::Delete(const CheckpointId& id) {
@@ -355,6 +413,13 @@ std::unique_ptr<ShardReader> ChunkStore::NewReader(const CheckpointId& id,
 
 absl::Status ChunkStore::CheckPresent(const CheckpointId& id, const ShardLayout& layout) const {
   return impl_->CheckPresent(id, layout);
+}
+absl::Status ChunkStore::Verify(const CheckpointId& id, const ShardLayout& layout,
+                                absl::FunctionRef<void(int64_t bytes)> on_bytes) const {
+  return impl_->Verify(id, layout, on_bytes);
+}
+absl::Status ChunkStore::BackUp(const std::string& directory) const {
+  return impl_->BackUp(directory);
 }
 absl::Status ChunkStore::Delete(const CheckpointId& id) { return impl_->Delete(id); }
 std::vector<StoredCheckpoint> ChunkStore::List() const { return impl_->List(); }
