@@ -6,6 +6,7 @@
 #include <atomic>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -123,6 +124,7 @@ class ChunkStore::Impl {
   absl::Status CheckPresent(const CheckpointId& id, const ShardLayout& layout) const;
   absl::Status Verify(const CheckpointId& id, const ShardLayout& layout,
                       absl::FunctionRef<void(int64_t bytes)> on_bytes) const;
+  absl::Status VerifyIndex() const;
   absl::Status BackUp(const std::string& directory) const;
   absl::Status Delete(const CheckpointId& id);
   std::vector<StoredCheckpoint> List() const;
@@ -145,7 +147,7 @@ class ChunkStore::Impl {
   const ChunkStoreOptions options_;
   const rocksdb::Options db_options_;
   std::atomic<uint64_t> next_file_{1};
-  absl::Mutex write_mutex_;  // one ingest or delete at a time
+  mutable absl::Mutex write_mutex_;  // one ingest or delete at a time
   bool stopped_ ABSL_GUARDED_BY(write_mutex_) = false;
   std::unique_ptr<rocksdb::DB> db_;
 };
@@ -333,6 +335,29 @@ absl::Status ChunkStore::Impl::Verify(const CheckpointId& id, const ShardLayout&
   return absl::OkStatus();
 }
 
+absl::Status ChunkStore::Impl::VerifyIndex() const {
+  const auto names = [](rocksdb::DB& db) {
+    std::vector<rocksdb::LiveFileMetaData> files;
+    db.GetLiveFilesMetaData(&files);
+    std::set<std::string> found;
+    for (const rocksdb::LiveFileMetaData& file : files) found.insert(file.name);
+    return found;
+  };
+  absl::MutexLock lock(&write_mutex_);
+  const std::string path = lock_.directory() + "/db";
+  const std::string action = absl::StrCat("verify ", path);
+  RETURN_IF_ERROR(FromRocksDb(db_->DisableFileDeletions(), action));
+  rocksdb::DB* opened = nullptr;
+  rocksdb::Status status = rocksdb::DB::OpenForReadOnly(db_options_, path, &opened);
+  const std::unique_ptr<rocksdb::DB> again(opened);
+  const bool same = status.ok() && names(*again) == names(*db_);
+  RETURN_IF_ERROR(FromRocksDb(db_->EnableFileDeletions(/*force=*/false), action));
+  RETURN_IF_ERROR(FromRocksDb(status, action));
+  if (same) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat(path, ": its MANIFEST file lists other files than are in use"));
+}
+
 absl::Status ChunkStore::Impl::BackUp(const std::string& directory) const {
   std::error_code error;
   std::filesystem::create_directory(directory, error);
@@ -418,6 +443,7 @@ absl::Status ChunkStore::Verify(const CheckpointId& id, const ShardLayout& layou
                                 absl::FunctionRef<void(int64_t bytes)> on_bytes) const {
   return impl_->Verify(id, layout, on_bytes);
 }
+absl::Status ChunkStore::VerifyIndex() const { return impl_->VerifyIndex(); }
 absl::Status ChunkStore::BackUp(const std::string& directory) const {
   return impl_->BackUp(directory);
 }

@@ -134,6 +134,10 @@ class ChunkStore final {
   absl::Status Verify(const CheckpointId& id, const ShardLayout& layout,
                       absl::FunctionRef<void(int64_t bytes)> on_bytes) const;
 
+  // Whether the list of files on disk is the one in use, as a restart would read it. DATA_LOSS
+  // names the damage.
+  absl::Status VerifyIndex() const;
+
   // Writes a copy of the store as it is now to `directory`, which must not exist; see CopyDatabase.
   // Shards that are being written are left out. Ingests and deletes go on meanwhile.
   absl::Status BackUp(const std::string& directory) const;
