@@ -137,6 +137,8 @@ class ChunkStore::Impl {
   absl::Status ResumeIfStopped() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
   absl::StatusOr<bool> HasKeys(const CheckpointId& id) const;
   std::vector<FileRange> FilesOf(const CheckpointId& id, int shard) const;
+  // Their numbers of entries are unknown beyond the first 20 files after an open, so nothing may
+  // depend on them. A file that holds nothing but a deleted range begins with no chunk's key.
   std::vector<rocksdb::LiveFileMetaData> Files() const {
     std::vector<rocksdb::LiveFileMetaData> files;
     db_->GetLiveFilesMetaData(&files);
@@ -284,7 +286,7 @@ absl::Status ChunkStore::Impl::Ingest(const CheckpointId& id,
 absl::StatusOr<bool> ChunkStore::Impl::HasKeys(const CheckpointId& id) const {
   for (const rocksdb::LiveFileMetaData& file : Files()) {
     const auto first = DecodeChunkKey(file.smallestkey);
-    if (first.has_value() && first->id == id && file.num_entries > file.num_deletions) return true;
+    if (first.has_value() && first->id == id) return true;
   }
   return false;
 }
@@ -297,7 +299,6 @@ std::vector<FileRange> ChunkStore::Impl::FilesOf(const CheckpointId& id, int sha
     const auto last = DecodeChunkKey(file.largestkey);
     if (!first.has_value() || !last.has_value() || first->id != id || first->shard != shard)
       continue;
-    if (file.num_entries == file.num_deletions) continue;
     ranges.push_back({first->chunk, last->chunk, file.db_path + file.name, file.size});
   }
   std::sort(ranges.begin(), ranges.end(),
@@ -395,7 +396,7 @@ std::vector<StoredCheckpoint> ChunkStore::Impl::List() const {
   std::map<CheckpointId, int64_t> bytes;
   for (const rocksdb::LiveFileMetaData& file : Files()) {
     const auto first = DecodeChunkKey(file.smallestkey);
-    if (!first.has_value() || file.num_entries == file.num_deletions) continue;
+    if (!first.has_value()) continue;
     bytes[first->id] += static_cast<int64_t>(file.size);
   }
   std::vector<StoredCheckpoint> checkpoints;
