@@ -239,6 +239,26 @@ absl::Status ApiClient::VerifyCheckpoint(
   return connection().ReadAll(stream.get(), &context, on_message);
 }
 
+absl::StatusOr<v1::BackUpStoreResponse> ApiClient::BackUpStore(
+    const v1::BackUpStoreRequest& request, Interrupt* interrupt) {
+  grpc::ClientContext context;
+  const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
+  v1::BackUpStoreResponse response;
+  const absl::Status status =
+      connection().ToStatus(connection().cluster->BackUpStore(&context, request, &response));
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::Status ApiClient::VerifyStore(
+    const v1::VerifyStoreRequest& request, Interrupt* interrupt,
+    const std::function<absl::Status(const v1::VerifyStoreResponse&)>& on_message) {
+  grpc::ClientContext context;
+  const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
+  const auto stream = connection().cluster->VerifyStore(&context, request);
+  return connection().ReadAll(stream.get(), &context, on_message);
+}
+
 std::string NewRequestId() {
   std::random_device device;
   std::string id;

@@ -65,6 +65,13 @@ class ApiClient {
   absl::Status VerifyCheckpoint(
       const v1::VerifyCheckpointRequest& request, Interrupt* interrupt,
       const std::function<absl::Status(const v1::VerifyCheckpointResponse&)>& on_message);
+  // Without a deadline and never repeated: copying takes as long as it takes.
+  absl::StatusOr<v1::BackUpStoreResponse> BackUpStore(const v1::BackUpStoreRequest& request,
+                                                      Interrupt* interrupt);
+  // Calls `on_message` for every message until the stream ends, as Sample does.
+  absl::Status VerifyStore(
+      const v1::VerifyStoreRequest& request, Interrupt* interrupt,
+      const std::function<absl::Status(const v1::VerifyStoreResponse&)>& on_message);
 
   // Looks the address up again and connects anew at the next call.
   void Reconnect();

@@ -21,6 +21,7 @@ void AddSampleCommand(CLI::App* app, Context* context);
 void AddReportCommand(CLI::App* app, Context* context);
 void AddWorkersCommand(CLI::App* app, Context* context);
 void AddExplainCommand(CLI::App* app, Context* context);
+void AddAdminCommand(CLI::App* app, Context* context);
 void AddVersionCommand(CLI::App* app, Context* context);
 
 }  // namespace diffmoe
