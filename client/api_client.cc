@@ -129,6 +129,31 @@ absl::StatusOr<v1::Job> ApiClient::CancelJob(const v1::CancelJobRequest& request
                            request);
 }
 
+absl::StatusOr<v1::Job> ApiClient::PauseJob(const v1::PauseJobRequest& request) {
+  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::PauseJob,
+                           request);
+}
+
+absl::StatusOr<v1::Job> ApiClient::ResumeJob(const v1::ResumeJobRequest& request) {
+  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::ResumeJob,
+                           request);
+}
+
+absl::StatusOr<v1::Job> ApiClient::RetryJob(const v1::RetryJobRequest& request) {
+  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::RetryJob,
+                           request);
+}
+
+absl::StatusOr<v1::Job> ApiClient::ForkJob(const v1::ForkJobRequest& request) {
+  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::ForkJob,
+                           request);
+}
+
+absl::StatusOr<v1::Job> ApiClient::UpdateJob(const v1::UpdateJobRequest& request) {
+  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::UpdateJob,
+                           request);
+}
+
 absl::StatusOr<v1::ListJobEventsResponse> ApiClient::ListJobEvents(
     const v1::ListJobEventsRequest& request) {
   return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::ListJobEvents,
@@ -152,6 +177,18 @@ absl::StatusOr<v1::Checkpoint> ApiClient::GetCheckpoint(const v1::GetCheckpointR
                            &v1::CheckpointService::Stub::GetCheckpoint, request);
 }
 
+absl::StatusOr<v1::Checkpoint> ApiClient::UpdateCheckpoint(
+    const v1::UpdateCheckpointRequest& request) {
+  return connection().Call(connection().checkpoints.get(),
+                           &v1::CheckpointService::Stub::UpdateCheckpoint, request);
+}
+
+absl::Status ApiClient::DeleteCheckpoint(const v1::DeleteCheckpointRequest& request) {
+  return connection()
+      .Call(connection().checkpoints.get(), &v1::CheckpointService::Stub::DeleteCheckpoint, request)
+      .status();
+}
+
 absl::StatusOr<v1::ListThresholdsResponse> ApiClient::ListThresholds(
     const v1::ListThresholdsRequest& request) {
   return connection().Call(connection().checkpoints.get(),
@@ -164,13 +201,14 @@ absl::StatusOr<v1::ListWorkersResponse> ApiClient::ListWorkers(
                            request);
 }
 
-absl::Status ApiClient::WatchJob(const v1::WatchJobRequest& request, Interrupt* interrupt,
-                                 const std::function<void(const v1::Job&)>& on_job) {
+absl::Status ApiClient::WatchJob(
+    const v1::WatchJobRequest& request, Interrupt* interrupt,
+    const std::function<void(const v1::WatchJobResponse&)>& on_update) {
   grpc::ClientContext context;
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
   const auto stream = connection().jobs->WatchJob(&context, request);
-  v1::Job job;
-  while (stream->Read(&job)) on_job(job);
+  v1::WatchJobResponse update;
+  while (stream->Read(&update)) on_update(update);
   return connection().ToStatus(stream->Finish());
 }
 
@@ -189,6 +227,35 @@ absl::Status ApiClient::ReadCheckpoint(
   grpc::ClientContext context;
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
   const auto stream = connection().checkpoints->ReadCheckpoint(&context, request);
+  return connection().ReadAll(stream.get(), &context, on_message);
+}
+
+absl::Status ApiClient::VerifyCheckpoint(
+    const v1::VerifyCheckpointRequest& request, Interrupt* interrupt,
+    const std::function<absl::Status(const v1::VerifyCheckpointResponse&)>& on_message) {
+  grpc::ClientContext context;
+  const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
+  const auto stream = connection().checkpoints->VerifyCheckpoint(&context, request);
+  return connection().ReadAll(stream.get(), &context, on_message);
+}
+
+absl::StatusOr<v1::BackUpStoreResponse> ApiClient::BackUpStore(
+    const v1::BackUpStoreRequest& request, Interrupt* interrupt) {
+  grpc::ClientContext context;
+  const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
+  v1::BackUpStoreResponse response;
+  const absl::Status status =
+      connection().ToStatus(connection().cluster->BackUpStore(&context, request, &response));
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::Status ApiClient::VerifyStore(
+    const v1::VerifyStoreRequest& request, Interrupt* interrupt,
+    const std::function<absl::Status(const v1::VerifyStoreResponse&)>& on_message) {
+  grpc::ClientContext context;
+  const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
+  const auto stream = connection().cluster->VerifyStore(&context, request);
   return connection().ReadAll(stream.get(), &context, on_message);
 }
 

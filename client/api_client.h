@@ -31,19 +31,26 @@ class ApiClient {
   absl::StatusOr<v1::Job> GetJob(const v1::GetJobRequest& request);
   absl::StatusOr<v1::ListJobsResponse> ListJobs(const v1::ListJobsRequest& request);
   absl::StatusOr<v1::Job> CancelJob(const v1::CancelJobRequest& request);
+  absl::StatusOr<v1::Job> PauseJob(const v1::PauseJobRequest& request);
+  absl::StatusOr<v1::Job> ResumeJob(const v1::ResumeJobRequest& request);
+  absl::StatusOr<v1::Job> RetryJob(const v1::RetryJobRequest& request);
+  absl::StatusOr<v1::Job> ForkJob(const v1::ForkJobRequest& request);
+  absl::StatusOr<v1::Job> UpdateJob(const v1::UpdateJobRequest& request);
   absl::StatusOr<v1::ListJobEventsResponse> ListJobEvents(const v1::ListJobEventsRequest& request);
   absl::StatusOr<v1::ListStepRecordsResponse> ListStepRecords(
       const v1::ListStepRecordsRequest& request);
   absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(
       const v1::ListCheckpointsRequest& request);
   absl::StatusOr<v1::Checkpoint> GetCheckpoint(const v1::GetCheckpointRequest& request);
+  absl::StatusOr<v1::Checkpoint> UpdateCheckpoint(const v1::UpdateCheckpointRequest& request);
+  absl::Status DeleteCheckpoint(const v1::DeleteCheckpointRequest& request);
   absl::StatusOr<v1::ListThresholdsResponse> ListThresholds(
       const v1::ListThresholdsRequest& request);
   absl::StatusOr<v1::ListWorkersResponse> ListWorkers(const v1::ListWorkersRequest& request);
 
-  // Calls `on_job` for every update until the stream ends. An interrupt ends it with CANCELLED.
+  // Calls `on_update` for every update until the stream ends. An interrupt ends it with CANCELLED.
   absl::Status WatchJob(const v1::WatchJobRequest& request, Interrupt* interrupt,
-                        const std::function<void(const v1::Job&)>& on_job);
+                        const std::function<void(const v1::WatchJobResponse&)>& on_update);
   // Calls `on_event` for every message until the stream ends. `on_event` may return an error, which
   // cancels the call.
   absl::Status Sample(const v1::SampleRequest& request, Interrupt* interrupt,
@@ -53,6 +60,18 @@ class ApiClient {
   absl::Status ReadCheckpoint(
       const v1::ReadCheckpointRequest& request, Interrupt* interrupt,
       const std::function<absl::Status(const v1::ReadCheckpointResponse&)>& on_message);
+
+  // As ReadCheckpoint.
+  absl::Status VerifyCheckpoint(
+      const v1::VerifyCheckpointRequest& request, Interrupt* interrupt,
+      const std::function<absl::Status(const v1::VerifyCheckpointResponse&)>& on_message);
+  // Without a deadline and never repeated: copying takes as long as it takes.
+  absl::StatusOr<v1::BackUpStoreResponse> BackUpStore(const v1::BackUpStoreRequest& request,
+                                                      Interrupt* interrupt);
+  // Calls `on_message` for every message until the stream ends, as Sample does.
+  absl::Status VerifyStore(
+      const v1::VerifyStoreRequest& request, Interrupt* interrupt,
+      const std::function<absl::Status(const v1::VerifyStoreResponse&)>& on_message);
 
   // Looks the address up again and connects anew at the next call.
   void Reconnect();

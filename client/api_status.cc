@@ -65,6 +65,12 @@ std::string NextStepForReason(const v1::ErrorDetails& details) {
       return "The coordinator's log names the file; check its disk.";
     case v1::SHUTTING_DOWN:
       return RetryText(details.retry_delay_ms());
+    case v1::JOB_NOT_ENDED:
+      return absl::StrCat("`diffmoe job fork ", job,
+                          "` starts a new job from a checkpoint of a running one.");
+    case v1::CHECKPOINT_IN_USE:
+      return absl::StrCat("`diffmoe ckpt ls ", job,
+                          "` shows what uses each checkpoint; `ckpt unpin` removes a pin.");
     default:
       return "";
   }

@@ -94,6 +94,7 @@ int RunCommandLine(const std::vector<std::string>& arguments, Context* context) 
   AddReportCommand(&app, context);
   AddWorkersCommand(&app, context);
   AddExplainCommand(&app, context);
+  AddAdminCommand(&app, context);
   AddVersionCommand(&app, context);
   app.require_subcommand(1);
   // CLI11 reports by exceptions only; they end here.

@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/output/progress.h"
@@ -38,6 +39,15 @@ int PrintEnd(const Context& context, const v1::Job& job) {
   return job.state() == v1::FAILED ? kExitJobFailed : kExitCancelled;
 }
 
+std::string EventLine(const v1::Job& job, const v1::JobEvent& event) {
+  return absl::StrCat(CleanText(job.id()), "  ", CleanText(event.message()));
+}
+
+// Most events are the reason of the state that they lead to.
+bool EndsWithReason(const std::string& headline, const v1::JobEvent& event) {
+  return absl::EndsWith(headline, CleanText(event.message()));
+}
+
 // What is worth a line that stays: a change of the state or of the reason while it waits.
 std::string Headline(const v1::Job& job) {
   return absl::StrCat(CleanText(job.id()), "  ", v1::JobState_Name(job.state()),
@@ -56,7 +66,9 @@ absl::StatusOr<int> FollowJob(const Context& context, ApiClient* client, Interru
   int64_t heard_ms = context.clock.MonotonicMs();
   ProgressPrinter printer(&context.err, &context.clock, context.progress);
   while (true) {
-    const absl::Status status = client->WatchJob(request, interrupt, [&](const v1::Job& job) {
+    const auto show = [&](const v1::WatchJobResponse& update) {
+      const v1::Job& job = update.job();
+      if (!update.resume_token().empty()) request.set_resume_token(update.resume_token());
       if (lost) printer.Print("connected again");
       lost = false;
       heard_ms = context.clock.MonotonicMs();
@@ -64,9 +76,13 @@ absl::StatusOr<int> FollowJob(const Context& context, ApiClient* client, Interru
         headline = now;
         printer.Print(headline);
       }
+      for (const v1::JobEvent& event : update.events()) {
+        if (!EndsWithReason(headline, event)) printer.Print(EventLine(job, event));
+      }
       printer.Set(JobLine(job));
       last = job;
-    });
+    };
+    const absl::Status status = client->WatchJob(request, interrupt, show);
     if (last.has_value() && HasEnded(*last)) {
       printer.Finish();
       return PrintEnd(context, *last);

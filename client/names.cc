@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -89,6 +90,29 @@ std::vector<int32_t> RepeatClasses(const std::vector<int32_t>& classes, int each
   std::vector<int32_t> repeated;
   for (int32_t label : classes) repeated.insert(repeated.end(), static_cast<size_t>(each), label);
   return repeated;
+}
+
+absl::StatusOr<std::pair<std::string, std::string>> ParseLabel(absl::string_view text) {
+  const size_t equals = text.find('=');
+  if (equals == absl::string_view::npos || equals == 0) {
+    return UsageError(absl::StrCat("--label: expected KEY=VALUE, got ", QuoteForMessage(text)));
+  }
+  return std::pair{std::string(text.substr(0, equals)), std::string(text.substr(equals + 1))};
+}
+
+absl::StatusOr<v1::JobState> ParseJobState(absl::string_view text) {
+  v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
+  if (v1::JobState_Parse(absl::AsciiStrToUpper(text), &state) &&
+      state != v1::JOB_STATE_UNSPECIFIED) {
+    return state;
+  }
+  std::string known;
+  for (int value = v1::JobState_MIN + 1; value <= v1::JobState_MAX; ++value) {
+    absl::StrAppend(&known, known.empty() ? "" : ", ",
+                    absl::AsciiStrToLower(v1::JobState_Name(static_cast<v1::JobState>(value))));
+  }
+  return UsageError(
+      absl::StrCat("--state: expected one of ", known, ", got ", QuoteForMessage(text)));
 }
 
 }  // namespace diffmoe

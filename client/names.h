@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "diffmoe/v1/sampling.pb.h"
+#include "diffmoe/v1/training_job.pb.h"
 
 namespace diffmoe {
 
@@ -29,5 +31,11 @@ absl::StatusOr<v1::GuidanceInterval> ParseGuidanceInterval(absl::string_view tex
 
 // The argument list `classes`, each repeated `each` times in a row.
 std::vector<int32_t> RepeatClasses(const std::vector<int32_t>& classes, int each);
+
+// "KEY=VALUE" of a --label option; a usage error for anything else.
+absl::StatusOr<std::pair<std::string, std::string>> ParseLabel(absl::string_view text);
+
+// Name of a JobState in any case, such as "running"; a usage error that lists the known ones.
+absl::StatusOr<v1::JobState> ParseJobState(absl::string_view text);
 
 }  // namespace diffmoe

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 
 namespace diffmoe::server {
@@ -34,7 +35,9 @@ void CheckpointDeleter::Run() {
       next = std::move(queue_.front());
       queue_.pop_front();
     }
+    KillPoint("deleter.before_delete");
     const absl::Status status = store_->DeleteCheckpoint(next.job_id, next.step, next.epoch);
+    KillPoint("deleter.deleted");
     if (!status.ok()) {
       LogWarning(
           "checkpoints", "the bytes of a dropped checkpoint could not be removed",

@@ -14,6 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/atomic_file.h"
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "core/base/version.h"
@@ -29,6 +30,7 @@
 #include "server/api/worker_plane_service.h"
 #include "server/checkpoint_deleter.h"
 #include "server/checkpoints/bulk_plane_service.h"
+#include "server/checkpoints/store_maintenance.h"
 #include "server/effect_executor.h"
 #include "server/errors.h"
 #include "server/group_table.h"
@@ -116,6 +118,7 @@ class CoordinatorImpl final : public Coordinator {
   std::unique_ptr<LoopHost> host_;
   std::unique_ptr<CheckpointStore> checkpoints_;
   std::unique_ptr<CheckpointDeleter> deleter_;
+  std::unique_ptr<StoreMaintenance> maintenance_;
   std::unique_ptr<BulkPlaneService> bulk_;
   LoopEffectExecutor executor_;
   std::unique_ptr<Loop> loop_;
@@ -142,11 +145,14 @@ absl::Status CoordinatorImpl::Open() {
                      metrics::MetricsServer::Start(options_.metrics_listen, registry_));
     metrics_address_ = metrics_server_->address();
   }
+  KillPoint("coordinator.loaded");
   ShowLastCheckpoints(loaded.manifests, loaded.state);
   BuildParts(std::move(loaded.state));
   RETURN_IF_ERROR(Reconcile(loaded.manifests));
+  KillPoint("coordinator.reconciled");
   loop_->Start();
   RETURN_IF_ERROR(Serve());
+  KillPoint("coordinator.before_address");
   RETURN_IF_ERROR(WriteAddressFile());
   LogInfo(
       "coordinator", "ready",
@@ -158,6 +164,8 @@ void CoordinatorImpl::BuildParts(State state) {
   host_ = std::make_unique<LoopHost>(records_.get(), &calls_, &groups_);
   checkpoints_ = std::make_unique<CheckpointStore>(chunks_.get(), host_.get());
   deleter_ = std::make_unique<CheckpointDeleter>(checkpoints_.get());
+  maintenance_ = std::make_unique<StoreMaintenance>(options_.data_dir, records_.get(),
+                                                    chunks_.get(), checkpoints_.get());
   bulk_ = std::make_unique<BulkPlaneService>(checkpoints_.get(), host_.get(), &checkpoint_metrics_,
                                              &clock_);
   loop_ = std::make_unique<Loop>(
@@ -182,7 +190,7 @@ void CoordinatorImpl::BuildParts(State state) {
     return (uint64_t{device()} << 32) | device();
   });
   cluster_service_ = std::make_unique<ClusterService>(
-      loop_.get(), CoordinatorInfo{options_.data_dir, metrics_address_});
+      loop_.get(), maintenance_.get(), CoordinatorInfo{options_.data_dir, metrics_address_});
   executor_.SetParts({.clock = &clock_,
                       .records = records_.get(),
                       .chunks = chunks_.get(),

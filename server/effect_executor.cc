@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/strip.h"
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 
 namespace diffmoe::server {
@@ -51,32 +52,51 @@ struct Executor {
   void operator()(WriteRecord&) {}
   void operator()(DeleteRecord&) {}
 
-  void operator()(Reply& reply) { parts.calls->Answer(reply); }
-  void operator()(SendToWorker& send) {
-    parts.workers->Send(send.session, std::move(send.message));
+  void operator()(Reply& reply) {
+    KillPoint("effect.before_reply");
+    parts.calls->Answer(reply);
+    KillPoint("effect.replied");
   }
-  void operator()(CloseSession& close) { parts.workers->Close(close.session, close.status); }
+  void operator()(SendToWorker& send) {
+    KillPoint("effect.before_send_to_worker");
+    parts.workers->Send(send.session, std::move(send.message));
+    KillPoint("effect.sent_to_worker");
+  }
+  void operator()(CloseSession& close) {
+    parts.workers->Close(close.session, close.status);
+    KillPoint("effect.session_closed");
+  }
   void operator()(PublishJob& publish) {
     if (HasEnded(publish.job.state())) {
       ended.emplace(publish.job.id(), parts.clock->MonotonicMs() + kKeepSeriesMs);
     }
     parts.hub->Publish(publish.job, publish.events);
+    KillPoint("effect.job_published");
   }
-  void operator()(GroupStarted& group) { parts.groups->Start(group.id, group.epoch); }
+  void operator()(GroupStarted& group) {
+    parts.groups->Start(group.id, group.epoch);
+    KillPoint("effect.group_started");
+  }
   void operator()(GroupEnded& group) {
     parts.groups->End(group.id, group.epoch);
     parts.bulk->EndGroup(Group(group.id, group.epoch));
+    KillPoint("effect.group_ended");
   }
-  void operator()(DeleteCheckpoint& checkpoint) { parts.deleter->Add(std::move(checkpoint)); }
+  void operator()(DeleteCheckpoint& checkpoint) {
+    KillPoint("effect.before_checkpoint_delete");
+    parts.deleter->Add(std::move(checkpoint));
+  }
   void operator()(SampleEvent& event) {
     if (event.response.has_image()) parts.sample_metrics->CountImage();
     if (event.response.has_started()) MarkStep(event.call, 0);
     if (event.response.has_progress()) MarkStep(event.call, event.response.progress().step());
     parts.samples->Push(event.call, std::move(event.response));
+    KillPoint("effect.sample_sent");
   }
   void operator()(SampleEnd& end) {
     sample_steps.erase(end.call);
     parts.samples->End(end.call, end.status);
+    KillPoint("effect.sample_ended");
   }
   void operator()(JobLogged& logged) {
     Log(logged.warning ? Severity::kWarning : Severity::kInfo, "jobs", logged.message,

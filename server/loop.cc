@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/time/time.h"
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 #include "server/errors.h"
 
@@ -140,6 +141,7 @@ void Loop::FailRequests(const absl::Status& status) {
 void Loop::CommitBatch() {
   if (!writes_.empty()) {
     const int64_t begin_ms = clock_->MonotonicMs();
+    KillPoint("loop.before_commit");
     const absl::Status status = commit_(writes_);
     executor_->Committed(status.code(), static_cast<int64_t>(writes_.size()),
                          static_cast<double>(clock_->MonotonicMs() - begin_ms) / 1000.0);
@@ -158,6 +160,7 @@ void Loop::CommitBatch() {
       return;
     }
     writes_.clear();
+    KillPoint("loop.committed");
   }
   bool recovered = false;
   {
@@ -167,6 +170,7 @@ void Loop::CommitBatch() {
   }
   for (Effect& effect : effects_) executor_->Execute(std::move(effect));
   effects_.clear();
+  KillPoint("loop.effects_done");
   if (recovered) {
     LogInfo("loop", "records can be written again");
     Apply(Resumed{});

@@ -13,6 +13,7 @@
 #include "core/base/exit_code.h"
 #include "core/base/log.h"
 #include "core/base/version.h"
+#include "server/checkpoints/store_maintenance.h"
 #include "server/coordinator.h"
 
 namespace diffmoe::server {
@@ -71,11 +72,29 @@ int Run(const CoordinatorOptions& options) {
   return store_failed ? kExitInternal : kExitOk;
 }
 
+int Restore(const std::string& backup, const std::string& data_dir) {
+  const absl::StatusOr<BackupSummary> summary = RestoreBackup(backup, data_dir);
+  if (!summary.ok()) {
+    LogError("coordinator", "can't restore",
+             {{"backup", backup}, {"error", std::string(summary.status().message())}});
+    return ExitCodeOf(summary.status());
+  }
+  LogInfo("coordinator", "restored and verified",
+          {{"backup", backup},
+           {"data_dir", data_dir},
+           {"commit", summary->commit},
+           {"jobs", summary->jobs},
+           {"checkpoints", summary->checkpoints},
+           {"bytes", summary->bytes}});
+  return kExitOk;
+}
+
 }  // namespace
 }  // namespace diffmoe::server
 
 int main(int argc, char** argv) {
   diffmoe::server::CoordinatorOptions options;
+  std::string backup;
   CLI::App app("Control plane of a DiffMoE cluster: jobs, checkpoints, sampling.");
   app.set_version_flag("--version", diffmoe::kVersion);
   app.add_option("--data-dir", options.data_dir, "Directory of all state; one coordinator each")
@@ -88,10 +107,14 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--accept-data-loss", options.accept_data_loss,
                "Open a damaged record store and keep what is left of it");
+  app.add_option("--restore-from", backup,
+                 "Make an empty --data-dir of this backup, verify every byte of it, and end")
+      ->type_name("DIR");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? diffmoe::kExitOk : diffmoe::kExitUsage;
   }
+  if (!backup.empty()) return diffmoe::server::Restore(backup, options.data_dir);
   return diffmoe::server::Run(options);
 }

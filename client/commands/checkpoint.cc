@@ -61,7 +61,7 @@ absl::StatusOr<int> GetCheckpoint(const Context& context, const GetOptions& opti
 
 void AddCheckpointCommand(CLI::App* app, Context* context) {
   CLI::App* command =
-      app->add_subcommand("ckpt", "Look at a job's checkpoints, and export their weights");
+      app->add_subcommand("ckpt", "Look at a job's checkpoints, keep, check or export them");
   command->require_subcommand(1);
 
   auto id = std::make_shared<std::string>();
@@ -86,6 +86,7 @@ void AddCheckpointCommand(CLI::App* app, Context* context) {
     context->action = [context, options] { return GetCheckpoint(*context, *options); };
   });
 
+  AddCheckpointChanges(command, context);
   AddExportCommand(command, context);
 }
 

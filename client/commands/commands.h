@@ -11,14 +11,17 @@ void AddUpCommand(CLI::App* app, Context* context);
 void AddSubmitCommand(CLI::App* app, Context* context);
 void AddJobsCommand(CLI::App* app, Context* context);
 void AddJobCommand(CLI::App* app, Context* context);
+void AddForkCommand(CLI::App* job, Context* context);  // `job fork`
 void AddWatchCommand(CLI::App* app, Context* context);
 void AddMetricsCommand(CLI::App* app, Context* context);
 void AddCheckpointCommand(CLI::App* app, Context* context);
-void AddExportCommand(CLI::App* ckpt, Context* context);  // `ckpt export`
+void AddCheckpointChanges(CLI::App* ckpt, Context* context);  // `ckpt pin|unpin|rm|verify`
+void AddExportCommand(CLI::App* ckpt, Context* context);      // `ckpt export`
 void AddSampleCommand(CLI::App* app, Context* context);
 void AddReportCommand(CLI::App* app, Context* context);
 void AddWorkersCommand(CLI::App* app, Context* context);
 void AddExplainCommand(CLI::App* app, Context* context);
+void AddAdminCommand(CLI::App* app, Context* context);
 void AddVersionCommand(CLI::App* app, Context* context);
 
 }  // namespace diffmoe

@@ -8,6 +8,7 @@
 #include "client/api_status.h"
 #include "client/commands/commands.h"
 #include "client/follow.h"
+#include "client/names.h"
 #include "client/output/text.h"
 #include "core/base/exit_code.h"
 #include "core/base/status_macros.h"
@@ -23,6 +24,8 @@ struct SubmitOptions {
   bool follow = false;
   bool validate_only = false;
   std::string request_id;
+  int priority = 0;
+  std::vector<std::string> labels;
 };
 
 absl::Status SpecError(const std::string& file, std::vector<v1::FieldViolation> violations) {
@@ -67,6 +70,11 @@ absl::StatusOr<int> Submit(const Context& context, const SubmitOptions& options)
   *request.mutable_spec() = document.spec;
   request.set_request_id(options.request_id.empty() ? NewRequestId() : options.request_id);
   request.set_validate_only(options.validate_only);
+  request.set_priority(options.priority);
+  for (const std::string& assignment : options.labels) {
+    ASSIGN_OR_RETURN(const auto label, ParseLabel(assignment));
+    (*request.mutable_labels())[label.first] = label.second;
+  }
   const absl::StatusOr<v1::Job> job = client.SubmitJob(request);
   if (!job.ok()) return WithLines(job.status(), options.file, document);
   if (options.validate_only) {
@@ -98,6 +106,13 @@ void AddSubmitCommand(CLI::App* app, Context* context) {
                     "Show progress until the job ends (default: print the id and return)");
   command->add_flag("--validate-only", options->validate_only,
                     "Check the spec here and at the coordinator; submit nothing");
+  command
+      ->add_option("--priority", options->priority,
+                   "Larger goes first and may preempt smaller; -1000 to 1000")
+      ->capture_default_str();
+  command->add_option("--label", options->labels, "KEY=VALUE to find the job by; repeatable")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
   command->add_option("--request-id", options->request_id,
                       "Submitting again with the same id gives the same job (default: random)");
   command->callback([context, options] {

@@ -1,6 +1,7 @@
 #include "client/output/views.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -21,6 +22,20 @@ std::string StepsText(const v1::Job& job) {
 
 std::string LossText(const v1::Job& job) {
   return job.has_progress() ? NumberText(job.progress().loss()) : "-";
+}
+
+std::string LabelsText(const v1::Job& job) {
+  const std::map<std::string, std::string> sorted(job.labels().begin(), job.labels().end());
+  return absl::StrJoin(sorted, " ", absl::PairFormatter("="));
+}
+
+// What holds a checkpoint, or that it is damaged.
+std::string UseText(const v1::Checkpoint& checkpoint) {
+  std::vector<std::string> parts;
+  if (checkpoint.damaged()) parts.emplace_back("damaged");
+  if (checkpoint.pinned()) parts.emplace_back("pinned");
+  parts.insert(parts.end(), checkpoint.used_by().begin(), checkpoint.used_by().end());
+  return absl::StrJoin(parts, ", ");
 }
 
 std::string PlacementText(const v1::Attempt& attempt) {
@@ -89,6 +104,10 @@ std::string JobText(const v1::Job& job, int64_t now_ms) {
       {"job", job.id()},
       {"state", v1::JobState_Name(job.state())},
       {"reason", job.reason()},
+      {"next", job.next_command()},
+      {"priority", job.priority() == 0 ? "" : absl::StrCat(job.priority())},
+      {"labels", LabelsText(job)},
+      {"forked from", job.forked_from()},
       {"created", absl::StrCat(TimeText(job.create_time()), " (",
                                AgeText(job.create_time(), now_ms), " ago)")},
       {"started", job.has_start_time() ? TimeText(job.start_time()) : ""},
@@ -125,6 +144,12 @@ std::string WhyText(const v1::Job& job, const v1::ListJobEventsResponse& events)
   static constexpr int kEvents = 10;
   std::string text = absl::StrCat(CleanText(job.id()), " is ", v1::JobState_Name(job.state()),
                                   job.reason().empty() ? "" : ": ", CleanText(job.reason()), "\n");
+  if (job.reason_code() != v1::REASON_UNSPECIFIED) {
+    absl::StrAppend(&text, "Code: ", v1::ReasonCode_Name(job.reason_code()), "\n");
+  }
+  if (!job.next_command().empty()) {
+    absl::StrAppend(&text, "Next: ", CleanText(job.next_command()), "\n");
+  }
   if (!job.attempts().empty()) absl::StrAppend(&text, "\n", AttemptsTable(job));
   v1::ListJobEventsResponse newest;
   for (int i = std::max(0, events.events_size() - kEvents); i < events.events_size(); ++i) {
@@ -159,11 +184,12 @@ std::string StepRecordsTable(const v1::ListStepRecordsResponse& records, int row
 }
 
 std::string CheckpointsTable(const v1::ListCheckpointsResponse& checkpoints, int64_t now_ms) {
-  Table table({">STEP", ">AGE", ">SIZE", ">RANKS", ">LOSS", ">ATTEMPT"});
+  Table table({">STEP", ">AGE", ">SIZE", ">RANKS", ">LOSS", ">ATTEMPT", "USE"});
   for (const v1::Checkpoint& checkpoint : checkpoints.checkpoints()) {
     table.AddRow({absl::StrCat(checkpoint.step()), AgeText(checkpoint.commit_time(), now_ms),
                   BytesText(checkpoint.bytes()), absl::StrCat(checkpoint.world_size()),
-                  NumberText(checkpoint.loss()), absl::StrCat(checkpoint.epoch())});
+                  NumberText(checkpoint.loss()), absl::StrCat(checkpoint.epoch()),
+                  UseText(checkpoint)});
   }
   return table.empty() ? "No checkpoints yet.\n" : table.ToString();
 }
@@ -177,6 +203,7 @@ std::string CheckpointText(const v1::Checkpoint& checkpoint, bool tensors) {
                                    {"size", BytesText(checkpoint.bytes())},
                                    {"written by", absl::StrCat(checkpoint.world_size(), " ranks")},
                                    {"loss", NumberText(checkpoint.loss())},
+                                   {"use", UseText(checkpoint)},
                                    {"tensors", absl::StrCat(checkpoint.tensors_size())}});
   int experts = 0;
   for (const auto& layer : checkpoint.thresholds()) {

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/kill_point.h"
 #include "core/base/status_macros.h"
 
 namespace diffmoe {
@@ -70,6 +71,7 @@ absl::StatusOr<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string
     ::unlink(temporary.c_str());
     return FileError(error, "set the mode of", temporary);
   }
+  KillPoint("file.created");
   return std::unique_ptr<AtomicFile>(new AtomicFile(path, std::move(temporary), fd));
 }
 
@@ -92,11 +94,16 @@ absl::Status AtomicFile::Append(std::string_view bytes) {
 }
 
 absl::Status AtomicFile::Commit() {
+  KillPoint("file.written");
   if (::fsync(fd_) != 0) return FileError(errno, "sync", path_);
+  KillPoint("file.synced");
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) return FileError(errno, "rename to", path_);
   ::close(fd_);
   fd_ = -1;
-  return SyncFolder(FolderOf(path_));
+  KillPoint("file.renamed");
+  RETURN_IF_ERROR(SyncFolder(FolderOf(path_)));
+  KillPoint("file.folder_synced");
+  return absl::OkStatus();
 }
 
 absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes) {

@@ -106,10 +106,11 @@ class CrossChecker {
     const v1::ParallelSpec& parallel = spec_.parallel();
     if (!parallel.has_min_ranks() || !Usable({"parallel.ranks", "parallel.min_ranks"})) return;
     const int min_ranks = parallel.min_ranks();
+    if (min_ranks == parallel.ranks()) return;
     if (!IsPowerOfTwo(min_ranks) || min_ranks > parallel.ranks()) {
       Add("parallel.min_ranks", absl::StrCat("expected a power of two of at most parallel.ranks (",
                                              parallel.ranks(), "), got ", min_ranks));
-    } else if (min_ranks < parallel.ranks() && spec_.model().pool() == v1::POOL_RANK) {
+    } else if (spec_.model().pool() == v1::POOL_RANK) {
       Add("parallel.min_ranks",
           absl::StrCat("expected parallel.ranks (", parallel.ranks(),
                        "): with model.pool rank the result depends on the number of ranks, got ",

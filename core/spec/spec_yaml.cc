@@ -131,6 +131,10 @@ class Reader {
 
   void ReadField(const YamlNode& value, int key_line, const std::string& path,
                  const FieldDescriptor& field, Message* message) {
+    if (path == "parallel.ranks" && value.kind == YamlNode::Kind::kMapping) {
+      ReadRankRange(value, message);
+      return;
+    }
     document_.lines[path] = key_line;
     const bool wants_mapping = field.message_type() != nullptr;
     if (value.kind == YamlNode::Kind::kNull) {
@@ -149,6 +153,28 @@ class Reader {
              value.line);
     } else if (absl::Status status = SetFieldFromText(message, field, value.text); !status.ok()) {
       Reject(path, status.message(), value.line);
+    }
+  }
+
+  // `ranks: {min: 1, max: 4}` says the same as `ranks: 4` with `min_ranks: 1`.
+  void ReadRankRange(const YamlNode& range, Message* message) {
+    for (const auto& [key, value] : range.members) {
+      const std::string name = key.text == "min" ? "min_ranks" : key.text == "max" ? "ranks" : "";
+      const std::string path = "parallel." + name;
+      if (name.empty()) {
+        Add("parallel.ranks", absl::StrCat("expected min and max, got ", SafeKey(key.text)),
+            key.line);
+      } else if (document_.lines.contains(path)) {
+        Add(path, absl::StrCat("duplicate: line ", document_.lines[path], " has it already"),
+            key.line);
+      } else if (value.kind == YamlNode::Kind::kMapping) {
+        Reject(path, absl::StrCat("expected a whole number, got ", KindText(value)), value.line);
+      } else {
+        ReadField(value, key.line, path, *message->GetDescriptor()->FindFieldByName(name), message);
+      }
+    }
+    if (!document_.lines.contains("parallel.ranks")) {
+      Reject("parallel.ranks", "expected max beside min", range.line);
     }
   }
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -15,9 +16,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "core/base/atomic_file.h"
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "core/storage/chunk_key.h"
+#include "core/storage/database_copy.h"
 #include "core/storage/directory_lock.h"
 #include "core/storage/rocksdb_support.h"
 #include "core/storage/shard_reader.h"
@@ -25,6 +28,7 @@
 #include "rocksdb/cache.h"
 #include "rocksdb/convenience.h"
 #include "rocksdb/db.h"
+#include "rocksdb/sst_file_reader.h"
 #include "rocksdb/table.h"
 
 namespace diffmoe {
@@ -75,6 +79,32 @@ absl::Status CheckFile(const FileRange& file) {
   return absl::OkStatus();
 }
 
+// Compares the chunks of one file with their checksums, in the order of `range`.
+absl::Status VerifyFile(const rocksdb::Options& options, const FileRange& range,
+                        const ShardLayout& layout,
+                        absl::FunctionRef<void(int64_t bytes)> on_bytes) {
+  rocksdb::SstFileReader reader(options);
+  RETURN_IF_ERROR(FromRocksDb(reader.Open(range.path), absl::StrCat("read ", range.path)));
+  rocksdb::ReadOptions read;
+  read.fill_cache = false;
+  const std::unique_ptr<rocksdb::Iterator> iterator(reader.NewIterator(read));
+  int64_t expected = range.first;
+  for (iterator->SeekToFirst(); iterator->Valid(); iterator->Next(), ++expected) {
+    const auto key = DecodeChunkKey(iterator->key().ToStringView());
+    const std::string_view bytes = iterator->value().ToStringView();
+    const bool right = key.has_value() && key->chunk == expected && expected <= range.last &&
+                       ChunkChecksum(bytes) == layout.chunk_xxh3[static_cast<size_t>(expected)];
+    if (!right) {
+      return absl::DataLossError(
+          absl::StrCat("chunk ", expected, " in file ", range.path, " doesn't match its checksum"));
+    }
+    on_bytes(static_cast<int64_t>(bytes.size()));
+  }
+  RETURN_IF_ERROR(FromRocksDb(iterator->status(), absl::StrCat("read ", range.path)));
+  if (expected == range.last + 1) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("file ", range.path, " ends before chunk ", expected));
+}
+
 }  // namespace
 
 uint64_t ChunkChecksum(std::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
@@ -92,6 +122,10 @@ class ChunkStore::Impl {
                                                               int64_t bytes);
   absl::Status Ingest(const CheckpointId& id, const std::vector<ShardWriter::Impl*>& shards);
   absl::Status CheckPresent(const CheckpointId& id, const ShardLayout& layout) const;
+  absl::Status Verify(const CheckpointId& id, const ShardLayout& layout,
+                      absl::FunctionRef<void(int64_t bytes)> on_bytes) const;
+  absl::Status VerifyIndex() const;
+  absl::Status BackUp(const std::string& directory) const;
   absl::Status Delete(const CheckpointId& id);
   std::vector<StoredCheckpoint> List() const;
   rocksdb::DB* db() const { return db_.get(); }
@@ -102,6 +136,9 @@ class ChunkStore::Impl {
   absl::Status CheckSpace(int64_t bytes) const;
   absl::Status ResumeIfStopped() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
   absl::StatusOr<bool> HasKeys(const CheckpointId& id) const;
+  std::vector<FileRange> FilesOf(const CheckpointId& id, int shard) const;
+  // Their numbers of entries are unknown beyond the first 20 files after an open, so nothing may
+  // depend on them. A file that holds nothing but a deleted range begins with no chunk's key.
   std::vector<rocksdb::LiveFileMetaData> Files() const {
     std::vector<rocksdb::LiveFileMetaData> files;
     db_->GetLiveFilesMetaData(&files);
@@ -112,7 +149,7 @@ class ChunkStore::Impl {
   const ChunkStoreOptions options_;
   const rocksdb::Options db_options_;
   std::atomic<uint64_t> next_file_{1};
-  absl::Mutex write_mutex_;  // one ingest or delete at a time
+  mutable absl::Mutex write_mutex_;  // one ingest or delete at a time
   bool stopped_ ABSL_GUARDED_BY(write_mutex_) = false;
   std::unique_ptr<rocksdb::DB> db_;
 };
@@ -145,6 +182,7 @@ absl::Status ChunkStore::Impl::Start() {
   }
   RETURN_IF_ERROR(opened);
   db_.reset(db);
+  KillPoint("chunks.opened");
   return absl::OkStatus();
 }
 
@@ -157,7 +195,9 @@ absl::Status ChunkStore::Impl::SweepWorkFiles() {
   for (const auto& entry : std::filesystem::directory_iterator(work_path(), error)) {
     if (entry.path().extension() != ".sst") continue;
     std::error_code removal;
+    KillPoint("chunks.before_sweep");
     std::filesystem::remove(entry.path(), removal);
+    KillPoint("chunks.swept");
     if (removal)
       return absl::InternalError(
           absl::StrCat("cannot remove ", entry.path().string(), ": ", removal.message()));
@@ -231,7 +271,9 @@ absl::Status ChunkStore::Impl::Ingest(const CheckpointId& id,
     return absl::AlreadyExistsError(
         absl::StrCat("bytes of ", ToString(id), " are in the chunk store already"));
   if (paths.empty()) return absl::OkStatus();
+  KillPoint("chunks.before_ingest");
   const rocksdb::Status status = db_->IngestExternalFile(paths, ingest);
+  KillPoint("chunks.ingested");
   if (!status.ok()) {
     stopped_ = true;
     return FromRocksDb(status, absl::StrCat("commit the bytes of ", ToString(id)));
@@ -244,25 +286,30 @@ absl::Status ChunkStore::Impl::Ingest(const CheckpointId& id,
 absl::StatusOr<bool> ChunkStore::Impl::HasKeys(const CheckpointId& id) const {
   for (const rocksdb::LiveFileMetaData& file : Files()) {
     const auto first = DecodeChunkKey(file.smallestkey);
-    if (first.has_value() && first->id == id && file.num_entries > file.num_deletions) return true;
+    if (first.has_value() && first->id == id) return true;
   }
   return false;
+}
+
+// In the order of their chunks.
+std::vector<FileRange> ChunkStore::Impl::FilesOf(const CheckpointId& id, int shard) const {
+  std::vector<FileRange> ranges;
+  for (const rocksdb::LiveFileMetaData& file : Files()) {
+    const auto first = DecodeChunkKey(file.smallestkey);
+    const auto last = DecodeChunkKey(file.largestkey);
+    if (!first.has_value() || !last.has_value() || first->id != id || first->shard != shard)
+      continue;
+    ranges.push_back({first->chunk, last->chunk, file.db_path + file.name, file.size});
+  }
+  std::sort(ranges.begin(), ranges.end(),
+            [](const FileRange& a, const FileRange& b) { return a.first < b.first; });
+  return ranges;
 }
 
 absl::Status ChunkStore::Impl::CheckPresent(const CheckpointId& id,
                                             const ShardLayout& layout) const {
   RETURN_IF_ERROR(CheckLayout(id, layout));
-  std::vector<FileRange> ranges;
-  for (const rocksdb::LiveFileMetaData& file : Files()) {
-    const auto first = DecodeChunkKey(file.smallestkey);
-    const auto last = DecodeChunkKey(file.largestkey);
-    if (!first.has_value() || !last.has_value() || first->id != id || first->shard != layout.shard)
-      continue;
-    if (file.num_entries == file.num_deletions) continue;
-    ranges.push_back({first->chunk, last->chunk, file.db_path + file.name, file.size});
-  }
-  std::sort(ranges.begin(), ranges.end(),
-            [](const FileRange& a, const FileRange& b) { return a.first < b.first; });
+  const std::vector<FileRange> ranges = FilesOf(id, layout.shard);
   const std::string where = absl::StrCat("shard ", layout.shard, " of ", ToString(id));
   int64_t next = 0;
   for (const FileRange& range : ranges) {
@@ -276,6 +323,49 @@ absl::Status ChunkStore::Impl::CheckPresent(const CheckpointId& id,
   return absl::DataLossError(absl::StrCat(where, ": chunk ", next, " of ", chunks, " is missing"));
 }
 
+absl::Status ChunkStore::Impl::Verify(const CheckpointId& id, const ShardLayout& layout,
+                                      absl::FunctionRef<void(int64_t bytes)> on_bytes) const {
+  RETURN_IF_ERROR(CheckPresent(id, layout));
+  for (const FileRange& range : FilesOf(id, layout.shard)) {
+    const absl::Status status = VerifyFile(db_options_, range, layout, on_bytes);
+    if (!status.ok()) {
+      return absl::DataLossError(
+          absl::StrCat("shard ", layout.shard, " of ", ToString(id), ": ", status.message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ChunkStore::Impl::VerifyIndex() const {
+  const auto names = [](rocksdb::DB& db) {
+    std::vector<rocksdb::LiveFileMetaData> files;
+    db.GetLiveFilesMetaData(&files);
+    std::set<std::string> found;
+    for (const rocksdb::LiveFileMetaData& file : files) found.insert(file.name);
+    return found;
+  };
+  absl::MutexLock lock(&write_mutex_);
+  const std::string path = lock_.directory() + "/db";
+  const std::string action = absl::StrCat("verify ", path);
+  RETURN_IF_ERROR(FromRocksDb(db_->DisableFileDeletions(), action));
+  rocksdb::DB* opened = nullptr;
+  rocksdb::Status status = rocksdb::DB::OpenForReadOnly(db_options_, path, &opened);
+  const std::unique_ptr<rocksdb::DB> again(opened);
+  const bool same = status.ok() && names(*again) == names(*db_);
+  RETURN_IF_ERROR(FromRocksDb(db_->EnableFileDeletions(/*force=*/false), action));
+  RETURN_IF_ERROR(FromRocksDb(status, action));
+  if (same) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat(path, ": its MANIFEST file lists other files than are in use"));
+}
+
+absl::Status ChunkStore::Impl::BackUp(const std::string& directory) const {
+  std::error_code error;
+  std::filesystem::create_directory(directory, error);
+  if (error) return FileError(error.value(), "create", directory);
+  return storage::CopyDatabase(*db_, directory + "/db");
+}
+
 absl::Status ChunkStore::Impl::Delete(const CheckpointId& id) {
   RETURN_IF_ERROR(storage::CheckId(id));
   const std::string begin = storage::CheckpointBegin(id);
@@ -285,8 +375,10 @@ absl::Status ChunkStore::Impl::Delete(const CheckpointId& id) {
   absl::MutexLock lock(&write_mutex_);
   RETURN_IF_ERROR(ResumeIfStopped());
   rocksdb::ColumnFamilyHandle* family = db_->DefaultColumnFamily();
+  KillPoint("chunks.before_delete");
   rocksdb::Status status =
       rocksdb::DeleteFilesInRange(db_.get(), family, &first, &last, /*include_end=*/false);
+  KillPoint("chunks.files_deleted");
   if (!status.ok()) {
     stopped_ = true;
     return FromRocksDb(status, action);
@@ -304,7 +396,7 @@ std::vector<StoredCheckpoint> ChunkStore::Impl::List() const {
   std::map<CheckpointId, int64_t> bytes;
   for (const rocksdb::LiveFileMetaData& file : Files()) {
     const auto first = DecodeChunkKey(file.smallestkey);
-    if (!first.has_value() || file.num_entries == file.num_deletions) continue;
+    if (!first.has_value()) continue;
     bytes[first->id] += static_cast<int64_t>(file.size);
   }
   std::vector<StoredCheckpoint> checkpoints;
@@ -347,6 +439,14 @@ std::unique_ptr<ShardReader> ChunkStore::NewReader(const CheckpointId& id,
 
 absl::Status ChunkStore::CheckPresent(const CheckpointId& id, const ShardLayout& layout) const {
   return impl_->CheckPresent(id, layout);
+}
+absl::Status ChunkStore::Verify(const CheckpointId& id, const ShardLayout& layout,
+                                absl::FunctionRef<void(int64_t bytes)> on_bytes) const {
+  return impl_->Verify(id, layout, on_bytes);
+}
+absl::Status ChunkStore::VerifyIndex() const { return impl_->VerifyIndex(); }
+absl::Status ChunkStore::BackUp(const std::string& directory) const {
+  return impl_->BackUp(directory);
 }
 absl::Status ChunkStore::Delete(const CheckpointId& id) { return impl_->Delete(id); }
 std::vector<StoredCheckpoint> ChunkStore::List() const { return impl_->List(); }

@@ -128,6 +128,20 @@ class ChunkStore final {
   // length. Reads no data. DATA_LOSS naming the shard and what is missing.
   absl::Status CheckPresent(const CheckpointId& id, const ShardLayout& layout) const;
 
+  // As CheckPresent, and reads every byte of the shard's files anew and compares it with the
+  // layout's checksums; calls `on_bytes` for each piece. DATA_LOSS names the shard and the file or
+  // chunk, also when the checkpoint is deleted meanwhile.
+  absl::Status Verify(const CheckpointId& id, const ShardLayout& layout,
+                      absl::FunctionRef<void(int64_t bytes)> on_bytes) const;
+
+  // Whether the list of files on disk is the one in use, as a restart would read it. DATA_LOSS
+  // names the damage.
+  absl::Status VerifyIndex() const;
+
+  // Writes a copy of the store as it is now to `directory`, which must not exist; see CopyDatabase.
+  // Shards that are being written are left out. Ingests and deletes go on meanwhile.
+  absl::Status BackUp(const std::string& directory) const;
+
   // Removes all bytes of the checkpoint; the space is free at once. OK when there are none.
   absl::Status Delete(const CheckpointId& id);
 

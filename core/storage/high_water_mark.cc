@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/atomic_file.h"
+#include "core/base/kill_point.h"
 #include "core/base/status_macros.h"
 
 namespace diffmoe::storage {
@@ -105,7 +106,9 @@ absl::Status HighWaterMark::Set(const CommitPoint& point) {
   const off_t offset = static_cast<off_t>((slot.generation & 1) * kSlotDistance);
   const ssize_t written = pwrite(fd_, &slot, sizeof(slot), offset);
   if (written != sizeof(slot)) return FileError(written < 0 ? errno : EIO, "write", path_);
+  KillPoint("mark.written");
   if (fdatasync(fd_) != 0) return FileError(errno, "sync", path_);
+  KillPoint("mark.synced");
   generation_ = slot.generation;
   point_ = point;
   return absl::OkStatus();

@@ -12,85 +12,33 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "core/base/atomic_file.h"
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "core/storage/commit_chain.h"
+#include "core/storage/database_copy.h"
 #include "core/storage/directory_lock.h"
 #include "core/storage/high_water_mark.h"
+#include "core/storage/record_db.h"
 #include "core/storage/rocksdb_support.h"
 #include "core/storage/space_probe.h"
 #include "rocksdb/db.h"
-#include "rocksdb/options.h"
 #include "rocksdb/write_batch.h"
 
 namespace diffmoe {
 namespace {
 
-using storage::ChainHash;
 using storage::CommitPoint;
 using storage::FromRocksDb;
 using storage::HighWaterMark;
+using storage::InspectHead;
+using storage::OpenRecordDb;
+using storage::OpenRecordDbReadOnly;
+using storage::Recovery;
 
-constexpr size_t kMemtableBytes = size_t{16} << 20;
 constexpr char kRepair[] =
     "restore the directory from a backup, or start once with --accept-data-loss to go on without "
     "the lost part";
-
-enum class Recovery { kStrict, kUpToDamage };
-
-rocksdb::Options DbOptions(Recovery recovery, rocksdb::Env* env) {
-  rocksdb::Options options;
-  if (env != nullptr) options.env = env;
-  options.paranoid_checks = true;
-  options.track_and_verify_wals_in_manifest = true;
-  options.wal_recovery_mode = recovery == Recovery::kStrict
-                                  ? rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords
-                                  : rocksdb::WALRecoveryMode::kPointInTimeRecovery;
-  options.write_buffer_size = kMemtableBytes;
-  options.max_background_jobs = 2;
-  options.max_open_files = 256;
-  options.compression = rocksdb::kNoCompression;
-  // Commit itself recovers from a full disk; background retries would run beside it.
-  options.max_bgerror_resume_count = 0;
-  options.info_log = storage::NewRocksDbLogger("records");
-  return options;
-}
-
-absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDb(const std::string& path, Recovery recovery,
-                                                    rocksdb::Env* env) {
-  rocksdb::DB* db = nullptr;
-  RETURN_IF_ERROR(FromRocksDb(rocksdb::DB::Open(DbOptions(recovery, env), path, &db),
-                              absl::StrCat("open ", path)));
-  return std::unique_ptr<rocksdb::DB>(db);
-}
-
-absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenDbReadOnly(const std::string& path,
-                                                            Recovery recovery, rocksdb::Env* env) {
-  rocksdb::DB* db = nullptr;
-  RETURN_IF_ERROR(FromRocksDb(rocksdb::DB::OpenForReadOnly(DbOptions(recovery, env), path, &db),
-                              absl::StrCat("read ", path)));
-  return std::unique_ptr<rocksdb::DB>(db);
-}
-
-// What a recovery would bring back, found without changing a byte: the newest commit, or why there
-// is none.
-absl::StatusOr<CommitPoint> InspectHead(const std::string& path, Recovery recovery,
-                                        const CommitPoint& acknowledged, rocksdb::Env* env) {
-  ASSIGN_OR_RETURN(std::unique_ptr<rocksdb::DB> db, OpenDbReadOnly(path, recovery, env));
-  ASSIGN_OR_RETURN(const CommitPoint head, storage::ReadHead(*db));
-  RETURN_IF_ERROR(storage::CheckLinks(*db, head));
-  if (head.sequence < acknowledged.sequence || acknowledged.sequence == 0) return head;
-  const absl::StatusOr<ChainHash> hash = storage::ReadLink(*db, acknowledged.sequence);
-  if (absl::IsNotFound(hash.status()))
-    return head;  // an old mark; the store has gone on far beyond it
-  RETURN_IF_ERROR(hash.status());
-  if (*hash != acknowledged.hash) {
-    return absl::DataLossError(
-        absl::StrCat("commit ", acknowledged.sequence,
-                     " is not the one that was acknowledged: another history"));
-  }
-  return head;
-}
 
 absl::Status Lost(const std::string& directory, int64_t recoverable, int64_t acknowledged,
                   absl::string_view why) {
@@ -140,6 +88,7 @@ class RecordStore::Impl {
   absl::Status Scan(std::string_view prefix,
                     const std::function<bool(std::string_view, std::string_view)>& visit) const;
   absl::Status Verify() const;
+  absl::StatusOr<int64_t> BackUp(const std::string& directory) const;
   int64_t sequence() const {
     absl::MutexLock lock(&commit_mutex_);
     return head_.sequence;
@@ -148,6 +97,7 @@ class RecordStore::Impl {
 
  private:
   std::string db_path() const { return lock_.directory() + "/db"; }
+  std::string mark_path() const { return lock_.directory() + "/mark"; }
   absl::Status CreateNew();
   absl::StatusOr<Recovery> ChooseRecovery() const;
   absl::Status Write(const CommitPoint& point, absl::Span<const RecordWrite> writes)
@@ -155,6 +105,7 @@ class RecordStore::Impl {
   absl::Status OnFailedWrite(const rocksdb::Status& failure, const CommitPoint& point,
                              absl::Span<const RecordWrite> writes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+  absl::Status VerifyTables() const;
   absl::Status RecoverFromFullDisk() ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
   absl::Status Unusable() const ABSL_SHARED_LOCKS_REQUIRED(db_mutex_) {
     return absl::UnavailableError(
@@ -179,7 +130,7 @@ class RecordStore::Impl {
 };
 
 absl::Status RecordStore::Impl::CreateNew() {
-  rocksdb::Options options = DbOptions(Recovery::kStrict, options_.env);
+  rocksdb::Options options = storage::RecordDbOptions(Recovery::kStrict, options_.env);
   std::error_code error;
   std::filesystem::create_directory(db_path(), error);
   if (error) return FileError(error.value(), "create", db_path());
@@ -196,7 +147,10 @@ absl::Status RecordStore::Impl::CreateNew() {
   absl::MutexLock commit_lock(&commit_mutex_);
   absl::MutexLock lock(&db_mutex_);
   db_.reset(db);
-  return mark_.Set(head_);
+  KillPoint("records.created");
+  RETURN_IF_ERROR(mark_.Set(head_));
+  KillPoint("records.creation_marked");
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Recovery> RecordStore::Impl::ChooseRecovery() const {
@@ -240,7 +194,8 @@ absl::Status RecordStore::Impl::Start() {
     return CreateNew();
   }
   ASSIGN_OR_RETURN(const Recovery recovery, ChooseRecovery());
-  ASSIGN_OR_RETURN(std::unique_ptr<rocksdb::DB> db, OpenDb(db_path(), recovery, options_.env));
+  ASSIGN_OR_RETURN(std::unique_ptr<rocksdb::DB> db,
+                   OpenRecordDb(db_path(), recovery, options_.env));
   ASSIGN_OR_RETURN(const CommitPoint head, storage::ReadHead(*db));
   absl::MutexLock commit_lock(&commit_mutex_);
   absl::MutexLock lock(&db_mutex_);
@@ -248,21 +203,24 @@ absl::Status RecordStore::Impl::Start() {
   head_ = head;
   // Also for a commit that was written but not acknowledged: from now on it may be seen, so it may
   // not be lost.
-  if (mark_.point() != head) return mark_.Set(head);
+  if (mark_.point() != head) {
+    KillPoint("records.opened_ahead_of_mark");
+    return mark_.Set(head);
+  }
   return absl::OkStatus();
 }
 
 absl::Status RecordStore::Impl::StartAcceptingLoss() {
   std::error_code error;
   absl::StatusOr<std::unique_ptr<rocksdb::DB>> db =
-      OpenDb(db_path(), Recovery::kUpToDamage, options_.env);
+      OpenRecordDb(db_path(), Recovery::kUpToDamage, options_.env);
   if (!db.ok() && HasFiles(db_path())) {
     LogWarning("records", "rebuilding from table and log files",
                {{"path", db_path()}, {"reason", db.status().message()}});
     const rocksdb::Status repaired =
-        rocksdb::RepairDB(db_path(), DbOptions(Recovery::kUpToDamage, options_.env));
+        rocksdb::RepairDB(db_path(), storage::RecordDbOptions(Recovery::kUpToDamage, options_.env));
     RETURN_IF_ERROR(FromRocksDb(repaired, absl::StrCat("repair ", db_path())));
-    db = OpenDb(db_path(), Recovery::kUpToDamage, options_.env);
+    db = OpenRecordDb(db_path(), Recovery::kUpToDamage, options_.env);
   } else if (!db.ok()) {
     return CreateNew();
   }
@@ -276,13 +234,16 @@ absl::Status RecordStore::Impl::StartAcceptingLoss() {
   rocksdb::Status status = storage::AddBase(head, batch);
   if (status.ok()) status = (*db)->Write(synced, &batch);
   RETURN_IF_ERROR(FromRocksDb(status, absl::StrCat("write to ", db_path())));
+  KillPoint("records.loss_accepted");
   absl::MutexLock lock(&db_mutex_);
   db_ = *std::move(db);
   head_ = head;
   LogWarning(
       "records", "going on with a loss that was accepted",
       {{"path", lock_.directory()}, {"commit", head.sequence}, {"acknowledged", acknowledged}});
-  return mark_.Set(head);
+  RETURN_IF_ERROR(mark_.Set(head));
+  KillPoint("records.loss_marked");
+  return absl::OkStatus();
 }
 
 absl::Status RecordStore::Impl::Commit(absl::Span<const RecordWrite> writes) {
@@ -309,10 +270,13 @@ absl::Status RecordStore::Impl::Write(const CommitPoint& point,
   {
     absl::ReaderMutexLock lock(&db_mutex_);
     if (db_ == nullptr) return Unusable();
+    KillPoint("records.before_write");
     status = db_->Write(synced, &batch);
   }
   if (!status.ok()) return OnFailedWrite(status, point, writes);
+  KillPoint("records.written");
   const absl::Status marked = mark_.Set(point);
+  KillPoint("records.marked");
   if (!marked.ok()) {
     stopped_ = absl::InternalError(
         absl::StrCat("record store ", lock_.directory(), " has stopped: ", marked.message()));
@@ -355,16 +319,17 @@ absl::Status RecordStore::Impl::OnFailedWrite(const rocksdb::Status& failure,
 absl::Status RecordStore::Impl::RecoverFromFullDisk() {
   RETURN_IF_ERROR(storage::ProbeSpace(lock_.directory(), int64_t{2} << 20, options_.env));
   CommitPoint found;
+  KillPoint("records.space_found");
   {
     absl::MutexLock lock(&db_mutex_);
     if (db_ != nullptr) db_->Close().PermitUncheckedError();
     db_.reset();
     absl::StatusOr<std::unique_ptr<rocksdb::DB>> db =
-        OpenDb(db_path(), Recovery::kUpToDamage, options_.env);
+        OpenRecordDb(db_path(), Recovery::kUpToDamage, options_.env);
     if (!db.ok()) {
       // Reads go on.
       absl::StatusOr<std::unique_ptr<rocksdb::DB>> read_only =
-          OpenDbReadOnly(db_path(), Recovery::kUpToDamage, options_.env);
+          OpenRecordDbReadOnly(db_path(), Recovery::kUpToDamage, options_.env);
       if (read_only.ok()) db_ = *std::move(read_only);
       return db.status();
     }
@@ -376,11 +341,14 @@ absl::Status RecordStore::Impl::RecoverFromFullDisk() {
                     "commits vanished while the disk was full");
     return stopped_;
   }
+  KillPoint("records.reopened_after_full_disk");
   disk_was_full_ = false;
   LogInfo("records", "writing again after a full disk", {{"path", lock_.directory()}});
   if (found == head_) return absl::OkStatus();
   head_ = found;
-  return Write(storage::NextCommit(found, undo_), std::exchange(undo_, {}));
+  RETURN_IF_ERROR(Write(storage::NextCommit(found, undo_), std::exchange(undo_, {})));
+  KillPoint("records.undone_after_full_disk");
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> RecordStore::Impl::Get(std::string_view key) const {
@@ -411,11 +379,54 @@ absl::Status RecordStore::Impl::Scan(
                                                       lock_.directory()));
 }
 
-absl::Status RecordStore::Impl::Verify() const {
+absl::Status RecordStore::Impl::VerifyTables() const {
   absl::ReaderMutexLock lock(&db_mutex_);
   if (db_ == nullptr) return Unusable();
   return FromRocksDb(db_->VerifyChecksum(rocksdb::ReadOptions()),
                      absl::StrCat("verify ", lock_.directory()));
+}
+
+absl::Status RecordStore::Impl::Verify() const {
+  RETURN_IF_ERROR(VerifyTables());
+  absl::MutexLock commit_lock(&commit_mutex_);
+  RETURN_IF_ERROR(stopped_);
+  if (disk_was_full_) return absl::OkStatus();  // its log is read and replaced by the next commit
+  absl::ReaderMutexLock lock(&db_mutex_);
+  if (db_ == nullptr) return Unusable();
+  const std::string action = absl::StrCat("verify ", lock_.directory());
+  RETURN_IF_ERROR(FromRocksDb(db_->DisableFileDeletions(), action));
+  const absl::StatusOr<CommitPoint> found =
+      InspectHead(db_path(), Recovery::kStrict, head_, options_.env);
+  RETURN_IF_ERROR(FromRocksDb(db_->EnableFileDeletions(/*force=*/false), action));
+  RETURN_IF_ERROR(found.status());
+  if (*found != head_) {
+    return absl::DataLossError(absl::StrCat("log of ", db_path(), " ends at commit ",
+                                            found->sequence, ", expected ", head_.sequence));
+  }
+  ASSIGN_OR_RETURN(const HighWaterMark mark, HighWaterMark::Open(mark_path()));
+  if (mark.point() != head_) {
+    return absl::DataLossError(absl::StrCat("the high-water mark ", mark_path(), " names commit ",
+                                            mark.point().value_or(CommitPoint{}).sequence,
+                                            ", expected ", head_.sequence));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> RecordStore::Impl::BackUp(const std::string& directory) const {
+  absl::MutexLock commit_lock(&commit_mutex_);
+  RETURN_IF_ERROR(stopped_);
+  if (disk_was_full_) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("record store ", lock_.directory(), ": its disk is full"));
+  }
+  absl::ReaderMutexLock lock(&db_mutex_);
+  if (db_ == nullptr) return Unusable();
+  std::error_code error;
+  std::filesystem::create_directory(directory, error);
+  if (error) return FileError(error.value(), "create", directory);
+  RETURN_IF_ERROR(storage::CopyDatabase(*db_, directory + "/db"));
+  RETURN_IF_ERROR(HighWaterMark::Recreate(directory + "/mark", head_).status());
+  return head_.sequence;
 }
 
 int64_t RecordStore::Impl::size_bytes() const {
@@ -456,6 +467,9 @@ absl::Status RecordStore::Scan(
   return impl_->Scan(prefix, visit);
 }
 absl::Status RecordStore::Verify() const { return impl_->Verify(); }
+absl::StatusOr<int64_t> RecordStore::BackUp(const std::string& directory) const {
+  return impl_->BackUp(directory);
+}
 int64_t RecordStore::sequence() const { return impl_->sequence(); }
 int64_t RecordStore::size_bytes() const { return impl_->size_bytes(); }
 

@@ -73,8 +73,16 @@ class RecordStore final {
       std::string_view prefix,
       const std::function<bool(std::string_view key, std::string_view value)>& visit) const;
 
-  // Reads and verifies every byte (RocksDB's block checksums). DATA_LOSS names the damaged file.
+  // Reads and verifies every byte on disk: tables by RocksDB's block checksums, then, while commits
+  // wait, the log, the chain of commits and the mark, as a restart would read them. DATA_LOSS names
+  // the damaged file.
   absl::Status Verify() const;
+
+  // Writes a copy of the store to `directory`, which must not exist; returns the newest commit in
+  // it. Commits wait meanwhile: for a flush and links on one file system, for a copy of all tables
+  // on another. The copy is a store like this one. Errors: RESOURCE_EXHAUSTED, also when the
+  // store's own disk is full; INTERNAL when the store has stopped, or for an I/O error.
+  absl::StatusOr<int64_t> BackUp(const std::string& directory) const;
 
   // Sequence number of the last acknowledged commit; 0: none.
   int64_t sequence() const;

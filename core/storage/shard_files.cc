@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/kill_point.h"
 #include "core/base/status_macros.h"
 #include "core/storage/rocksdb_support.h"
 #include "rocksdb/env.h"
@@ -26,6 +27,7 @@ absl::Status ShardFiles::Put(const ChunkKey& key, std::string_view bytes) {
     RETURN_IF_ERROR(
         FromRocksDb(writer_->Open(paths_.back()), absl::StrCat("create ", paths_.back())));
     bytes_in_file_ = 0;
+    KillPoint("shard.file_created");
   }
   bytes_in_file_ += static_cast<int64_t>(bytes.size());
   return FromRocksDb(writer_->Put(EncodeChunkKey(key), rocksdb::Slice(bytes.data(), bytes.size())),
@@ -35,8 +37,10 @@ absl::Status ShardFiles::Put(const ChunkKey& key, std::string_view bytes) {
 absl::Status ShardFiles::Finish() { return writer_ == nullptr ? absl::OkStatus() : FinishFile(); }
 
 absl::Status ShardFiles::FinishFile() {
+  KillPoint("shard.before_finish");
   const rocksdb::Status status = writer_->Finish();
   writer_.reset();
+  KillPoint("shard.file_finished");
   return FromRocksDb(status, absl::StrCat("complete ", paths_.back()));
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/kill_point.h"
 #include "core/base/status_macros.h"
 
 namespace diffmoe {
@@ -41,7 +42,9 @@ absl::Status ShardWriter::Impl::Append(std::string_view bytes) {
 absl::Status ShardWriter::Impl::WriteChunk(std::string_view chunk) {
   const int64_t number = static_cast<int64_t>(layout_.chunk_xxh3.size());
   layout_.chunk_xxh3.push_back(ChunkChecksum(chunk));
-  return files_->Put({id_, layout_.shard, number}, chunk);
+  RETURN_IF_ERROR(files_->Put({id_, layout_.shard, number}, chunk));
+  KillPoint("shard.chunk_written");
+  return absl::OkStatus();
 }
 
 absl::Status ShardWriter::Impl::Seal() {
@@ -54,6 +57,7 @@ absl::Status ShardWriter::Impl::Seal() {
   partial_.clear();
   RETURN_IF_ERROR(files_->Finish());
   sealed_ = true;
+  KillPoint("shard.sealed");
   return absl::OkStatus();
 }
 

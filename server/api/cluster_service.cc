@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/version.h"
 #include "server/api/finish.h"
+#include "server/errors.h"
 #include "server/state/time_util.h"
 
 namespace diffmoe::server {
@@ -71,6 +72,39 @@ grpc::ServerUnaryReactor* ClusterService::GetCluster(grpc::CallbackServerContext
     FillCluster(state, response);
     return absl::OkStatus();
   });
+}
+
+grpc::Status ClusterService::BackUpStore(grpc::ServerContext*,
+                                         const v1::BackUpStoreRequest* request,
+                                         v1::BackUpStoreResponse* response) {
+  const absl::StatusOr<BackupSummary> summary = maintenance_->BackUp(request->directory());
+  if (absl::IsInvalidArgument(summary.status())) {
+    return ToGrpc(MakeError(absl::StatusCode::kInvalidArgument, v1::INVALID_REQUEST,
+                            std::string(summary.status().message())));
+  }
+  if (!summary.ok()) return ToGrpc(summary.status());
+  response->set_commit(summary->commit);
+  response->set_jobs(summary->jobs);
+  response->set_checkpoints(summary->checkpoints);
+  response->set_bytes(summary->bytes);
+  return grpc::Status::OK;
+}
+
+grpc::Status ClusterService::VerifyStore(grpc::ServerContext*, const v1::VerifyStoreRequest*,
+                                         grpc::ServerWriter<v1::VerifyStoreResponse>* writer) {
+  v1::VerifyStoreResponse response;
+  const absl::StatusOr<int64_t> damaged = maintenance_->Verify([&](const VerifyProgress& progress) {
+    response.set_bytes(progress.bytes);
+    response.set_total_bytes(progress.total_bytes);
+    response.clear_damage();
+    if (!progress.damage.empty()) response.add_damage(progress.damage);
+    return writer->Write(response);
+  });
+  if (!damaged.ok()) return ToGrpc(damaged.status());
+  response.clear_damage();
+  response.set_finished(true);
+  writer->Write(response);
+  return grpc::Status::OK;
 }
 
 }  // namespace diffmoe::server

@@ -1,9 +1,11 @@
-// ClusterService: what the loop knows of workers and slots. Thread-safe; nothing is owned.
+// ClusterService: what the loop knows of workers and slots; backup and verification of the store,
+// in a thread per call. Thread-safe; nothing is owned.
 #pragma once
 
 #include <string>
 
 #include "diffmoe/v1/cluster.grpc.pb.h"
+#include "server/checkpoints/store_maintenance.h"
 #include "server/loop.h"
 
 namespace diffmoe::server {
@@ -14,9 +16,14 @@ struct CoordinatorInfo {
   std::string metrics_address;
 };
 
-class ClusterService final : public v1::ClusterService::CallbackService {
+// BackUpStore and VerifyStore block, so they are no callback methods.
+using ClusterServiceBase = v1::ClusterService::WithCallbackMethod_ListWorkers<
+    v1::ClusterService::WithCallbackMethod_GetCluster<v1::ClusterService::Service>>;
+
+class ClusterService final : public ClusterServiceBase {
  public:
-  ClusterService(Loop* loop, CoordinatorInfo info) : loop_(loop), info_(std::move(info)) {}
+  ClusterService(Loop* loop, StoreMaintenance* maintenance, CoordinatorInfo info)
+      : loop_(loop), maintenance_(maintenance), info_(std::move(info)) {}
 
   grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* context,
                                         const v1::ListWorkersRequest* request,
@@ -25,8 +32,14 @@ class ClusterService final : public v1::ClusterService::CallbackService {
                                        const v1::GetClusterRequest* request,
                                        v1::Cluster* response) override;
 
+  grpc::Status BackUpStore(grpc::ServerContext* context, const v1::BackUpStoreRequest* request,
+                           v1::BackUpStoreResponse* response) override;
+  grpc::Status VerifyStore(grpc::ServerContext* context, const v1::VerifyStoreRequest* request,
+                           grpc::ServerWriter<v1::VerifyStoreResponse>* writer) override;
+
  private:
   Loop* loop_;
+  StoreMaintenance* maintenance_;
   const CoordinatorInfo info_;
 };
 

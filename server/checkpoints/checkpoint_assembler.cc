@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "diffmoe/v1/error.pb.h"
@@ -104,6 +105,7 @@ absl::StatusOr<std::unique_ptr<ShardSession>> CheckpointAssembler::Begin(
       store_->NewShard(session->pending_->id, header.rank(), header.bytes());
   if (!writer.ok()) return session->Fail(writer.status());
   session->writer_ = *std::move(writer);
+  KillPoint("assembler.header_taken");
   return session;
 }
 
@@ -188,7 +190,9 @@ absl::Status CheckpointAssembler::SealAndCommit(Pending& pending, int rank,
     }
   }
   if (!last) return WaitForOthers(pending, rank, cancelled);
+  KillPoint("assembler.last_shard_sealed");
   const absl::Status status = Commit(pending);
+  KillPoint("assembler.committed");
   if (!status.ok()) metrics_->GivenUp(status.code());
   absl::MutexLock lock(&mutex_);
   pending.phase = Pending::Phase::kEnded;
@@ -321,6 +325,7 @@ absl::StatusOr<int64_t> ShardSession::Append(const ShardData& data) {
     absl::MutexLock lock(&assembler_->mutex_);
     pending_->moved_ms = assembler_->clock_->MonotonicMs();
   }
+  if (received_bytes_ == 0) KillPoint("assembler.first_chunk_taken");
   received_bytes_ += size;
   assembler_->metrics_->CountReceived(size);
   return received_bytes_;
@@ -339,6 +344,7 @@ absl::Status ShardSession::Finish(absl::FunctionRef<bool()> cancelled) {
   const absl::Status sealed = writer_->Seal();
   if (!sealed.ok()) return Fail(sealed);
   finished_ = true;
+  KillPoint("assembler.shard_sealed");
   return assembler_->SealAndCommit(*pending_, rank_, std::move(writer_), cancelled);
 }
 

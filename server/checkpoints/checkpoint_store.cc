@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "server/checkpoints/shard_rules.h"
@@ -49,7 +50,9 @@ absl::StatusOr<ReconcileResult> CheckpointStore::Reconcile(absl::Span<const Mani
   }
   for (const StoredCheckpoint& stored : chunks_->List()) {
     if (wanted.contains(stored.id)) continue;
+    KillPoint("checkpoint.before_orphan_delete");
     RETURN_IF_ERROR(chunks_->Delete(stored.id));
+    KillPoint("checkpoint.orphan_deleted");
     ++result.orphans_deleted;
     result.orphan_bytes += stored.bytes;
     LogInfo("checkpoints", "removed bytes without a manifest",
@@ -70,6 +73,7 @@ absl::Status CheckpointStore::Commit(const Manifest& manifest,
   if (before.ok() && IdOf(*before) == id) return absl::OkStatus();
   RETURN_IF_ERROR(chunks_->Delete(id));  // of an earlier commit whose outcome was unknown
   RETURN_IF_ERROR(chunks_->Ingest(id, std::move(shards)));
+  KillPoint("checkpoint.bytes_stored");
   const absl::Status committed = host_->CommitManifest(manifest);
   if (!committed.ok()) {
     // When the record store has failed, the manifest may be there after a restart: Reconcile
@@ -80,7 +84,9 @@ absl::Status CheckpointStore::Commit(const Manifest& manifest,
       LogWarning("checkpoints", "bytes are left over", {{"reason", deleted.message()}});
     return committed;
   }
+  KillPoint("checkpoint.manifest_stored");
   const absl::Status replaced = DeleteReplaced(id);
+  KillPoint("checkpoint.replaced_deleted");
   // The new checkpoint stands; what is left is an orphan for the next Reconcile.
   if (!replaced.ok())
     LogWarning("checkpoints", "a replaced checkpoint is left over",
@@ -92,7 +98,7 @@ absl::Status CheckpointStore::DeleteReplaced(const CheckpointId& kept) {
   for (const StoredCheckpoint& stored : chunks_->List()) {
     const bool older = stored.id.job_id == kept.job_id && stored.id.step == kept.step &&
                        stored.id.epoch < kept.epoch;
-    if (older) RETURN_IF_ERROR(chunks_->Delete(stored.id));
+    if (older) RETURN_IF_ERROR(DeleteChunks(stored.id));
   }
   return absl::OkStatus();
 }
@@ -126,19 +132,54 @@ absl::Status CheckpointStore::ReadExtents(const ReadExtentsRequest& request,
   return status;
 }
 
-absl::Status CheckpointStore::Verify(const Manifest& manifest) {
+absl::Status CheckpointStore::Verify(const Manifest& manifest,
+                                     absl::FunctionRef<void(int64_t bytes)> on_bytes) {
+  const CheckpointId id = IdOf(manifest);
+  absl::Status status;
   for (const ShardInfo& shard : manifest.shards()) {
-    ASSIGN_OR_RETURN(ShardLayout layout, LayoutOf(manifest, shard.shard()));
-    const auto reader = chunks_->NewReader(IdOf(manifest), std::move(layout));
-    RETURN_IF_ERROR(
-        reader->Read(0, shard.bytes(), [](std::string_view) { return absl::OkStatus(); }));
+    ASSIGN_OR_RETURN(const ShardLayout layout, LayoutOf(manifest, shard.shard()));
+    status = chunks_->Verify(id, layout, on_bytes);
+    if (!status.ok()) break;
   }
-  return absl::OkStatus();
+  if (!absl::IsDataLoss(status)) return status;
+  const absl::StatusOr<Manifest> now = host_->GetManifest(id.job_id, id.step);
+  if (absl::IsNotFound(now.status()) || (now.ok() && IdOf(*now) != id)) return absl::OkStatus();
+  host_->OnDamagedCheckpoint(id.job_id, id.step, std::string(status.message()));
+  return status;
 }
 
 absl::Status CheckpointStore::DeleteCheckpoint(const std::string& job_id, int64_t step,
                                                int64_t epoch) {
-  return chunks_->Delete({job_id, step, epoch});
+  return DeleteChunks({job_id, step, epoch});
+}
+
+absl::Status CheckpointStore::DeleteChunks(const CheckpointId& id) {
+  {
+    absl::MutexLock lock(&hold_mutex_);
+    if (holds_ > 0) {
+      held_.push_back(id);
+      return absl::OkStatus();
+    }
+  }
+  return chunks_->Delete(id);
+}
+
+CheckpointStore::DeletionHold::DeletionHold(CheckpointStore* store) : store_(store) {
+  absl::MutexLock lock(&store_->hold_mutex_);
+  ++store_->holds_;
+}
+
+CheckpointStore::DeletionHold::~DeletionHold() {
+  std::vector<CheckpointId> held;
+  {
+    absl::MutexLock lock(&store_->hold_mutex_);
+    if (--store_->holds_ == 0) held.swap(store_->held_);
+  }
+  for (const CheckpointId& id : held) {
+    const absl::Status status = store_->chunks_->Delete(id);
+    if (!status.ok())
+      LogWarning("checkpoints", "bytes are left over", {{"reason", status.message()}});
+  }
 }
 
 }  // namespace diffmoe::server

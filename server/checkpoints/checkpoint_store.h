@@ -14,9 +14,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "core/storage/chunk_store.h"
 #include "diffmoe/worker/v1/bulk_plane.pb.h"
@@ -65,8 +67,27 @@ class CheckpointStore {
   absl::Status ReadExtents(const worker::v1::ReadExtentsRequest& request,
                            absl::FunctionRef<absl::Status(std::string_view)> sink);
 
-  // Reads and verifies every chunk. DATA_LOSS names the first damaged one.
-  absl::Status Verify(const worker::v1::Manifest& manifest);
+  // Reads every byte of the checkpoint's files anew and verifies it; calls `on_bytes` for each
+  // piece. DATA_LOSS names the first damaged file or chunk, after which the host has been told. OK
+  // when the checkpoint is deleted or replaced meanwhile.
+  absl::Status Verify(const worker::v1::Manifest& manifest,
+                      absl::FunctionRef<void(int64_t bytes)> on_bytes);
+  absl::Status Verify(const worker::v1::Manifest& manifest) {
+    return Verify(manifest, [](int64_t) {});
+  }
+
+  // While one lives, the chunks of deleted and replaced checkpoints stay; its end removes them. A
+  // crash in between leaves orphans for Reconcile.
+  class DeletionHold {
+   public:
+    explicit DeletionHold(CheckpointStore* store);
+    ~DeletionHold();
+    DeletionHold(const DeletionHold&) = delete;
+    DeletionHold& operator=(const DeletionHold&) = delete;
+
+   private:
+    CheckpointStore* const store_;
+  };
 
   // For retention: removes the chunks. Delete the manifest first (durably); a crash between leaves
   // an orphan for Reconcile.
@@ -74,8 +95,14 @@ class CheckpointStore {
 
  private:
   absl::Status DeleteReplaced(const CheckpointId& kept);
+  // Deletes the chunks of a checkpoint that has no manifest any more, later when deletions are
+  // held.
+  absl::Status DeleteChunks(const CheckpointId& id);
   ChunkStore* chunks_;
   CoordinatorHost* host_;
+  absl::Mutex hold_mutex_;
+  int holds_ ABSL_GUARDED_BY(hold_mutex_) = 0;
+  std::vector<CheckpointId> held_ ABSL_GUARDED_BY(hold_mutex_);
 };
 
 }  // namespace diffmoe::server

@@ -191,8 +191,28 @@ def listed_in_cmake(tree):
             yield Finding(path, 1, "cmake-list", "source that no CMakeLists.txt names")
 
 
+def kill_points(tree):
+    """Every kill point has a name of its own and stands in the crash test's list, and the list holds no other."""
+    list_path, seen = "tests/crash/kill_points.cc", {}
+    listed_text = tree.files.get(list_path, "")
+    listed = set(re.findall(r'\{"([a-z_.]+)",', listed_text))
+    for path, text in tree.select((".cc", ".h")):
+        if path.startswith("tests/"):
+            continue
+        for match in re.finditer(r'\bKillPoint\(\s*"([^"]*)"', text):
+            name, line = match.group(1), line_of(text, match.start())
+            if name in seen:
+                yield Finding(path, line, "kill-point", f"'{name}' is the name of another one in {seen[name]}")
+            elif name not in listed:
+                yield Finding(path, line, "kill-point", f"'{name}' isn't listed in {list_path}")
+            seen.setdefault(name, path)
+    for name in sorted(listed - set(seen)):
+        yield Finding(list_path, line_of(listed_text, listed_text.index(f'"{name}"')), "kill-point",
+                      f"no source has a kill point '{name}'")
+
+
 RULES = (file_length, torch_free_tier, torch_beside_protobuf, torch_umbrella_header, pragma_once, cmake_glob,
-         sleeps_in_tests, switched_off_tests, unfinished, hosts_and_paths, listed_in_cmake)
+         sleeps_in_tests, switched_off_tests, unfinished, hosts_and_paths, listed_in_cmake, kill_points)
 
 
 def check_format(tree):

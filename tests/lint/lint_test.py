@@ -103,6 +103,19 @@ class LintTest(unittest.TestCase):
     def test_header_that_nobody_includes(self):
         self.expect("cmake-list", "core/base/b.h", {"core/base/b.h": "#pragma once\n"})
 
+    def test_kill_points(self):
+        points = {
+            "tests/crash/CMakeLists.txt": "diffmoe_library(k SOURCES kill_points.cc)\n",
+            "tests/crash/kill_points.cc": 'constexpr Entry kAll[] = {\n    {"part.moment", kWorker},\n};\n',
+            "core/base/a.cc": CLEAN["core/base/a.cc"] + 'void B() { KillPoint("part.moment"); }\n',
+        }
+        self.assertEqual(self.findings(points), [])
+        for again in ("part.moment", "part.other"):
+            twice = points["core/base/a.cc"] + f'void C() {{ KillPoint("{again}"); }}\n'
+            self.expect("kill-point", "core/base/a.cc", {**points, "core/base/a.cc": twice}, line=4)
+        self.expect("kill-point", "tests/crash/kill_points.cc", {**points, "core/base/a.cc": CLEAN["core/base/a.cc"]},
+                    line=2)
+
     def test_bad_format_is_found(self):
         with tempfile.TemporaryDirectory() as root:
             os.makedirs(os.path.join(root, "core"))

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/base/kill_point.h"
+
 namespace diffmoe {
 namespace {
 
@@ -29,6 +31,7 @@ void Outbox::AddExited(pb::RankExited exited) {
     TakeReport(entry, &messages_.emplace_back());
   }
   *messages_.emplace_back().mutable_rank_exited() = std::move(exited);
+  KillPoint("outbox.exit_added");
 }
 
 void Outbox::AddReport(pb::RankReport report) {
@@ -71,6 +74,7 @@ Outbox::NextResult Outbox::Next(absl::Duration timeout, pb::WorkerMessage* messa
     TakeReport(reports_.begin(), message);
   }
   Remember(*message);
+  KillPoint("outbox.message_taken");
   return NextResult::kMessage;
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 #include "worker/agent/rank_exit.h"
 
@@ -91,7 +92,9 @@ void RankSupervisor::Start(const pb::StartRank& start) {
   if (absl::Status slot = CheckSlot(start); !slot.ok()) return RefuseStart(start, slot);
   const std::string log_path =
       directory_->LogPath(start.group().id(), start.group().epoch(), start.rank());
+  KillPoint("rank.before_spawn");
   absl::StatusOr<pid_t> pid = SpawnRank(start, log_path);
+  KillPoint("rank.spawned");
   if (!pid.ok()) return RefuseStart(start, pid.status());
   Rank& rank = ranks_[key];
   rank.start = start;
@@ -110,6 +113,7 @@ void RankSupervisor::Start(const pb::StartRank& start) {
   LogInfo("worker", "rank started",
           {{"rank", Describe(start)}, {"slot", start.slot()}, {"pid", *pid}, {"log", log_path}});
   events_->RankStarted(rank.start, *pid);
+  KillPoint("rank.start_reported");
 }
 
 void RankSupervisor::SendPlainStop(Rank& rank) {
@@ -233,6 +237,7 @@ void RankSupervisor::SendDueSignals(Rank& rank, int64_t now_ms) {
 }
 
 void RankSupervisor::ReportExit(Ranks::iterator entry) {
+  KillPoint("rank.reaped");
   Rank rank = std::move(entry->second);
   ranks_.erase(entry);
   const bool killed_by_us = rank.kill_at_ms == kNever && !rank.stop_requested;
@@ -257,6 +262,7 @@ void RankSupervisor::ReportExit(Ranks::iterator entry) {
            {"cause", pb::ExitCause_Name(exited.cause())},
            {"message", exited.message()}});
   events_->RankExited(rank.start, std::move(exited), !GroupRuns(rank.start.group()));
+  KillPoint("rank.exit_reported");
 }
 
 bool RankSupervisor::GroupRuns(const pb::GroupId& group) const {

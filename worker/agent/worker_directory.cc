@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "core/base/atomic_file.h"
+#include "core/base/kill_point.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -80,9 +81,12 @@ absl::StatusOr<std::unique_ptr<WorkerDirectory>> WorkerDirectory::Open(const std
       std::unique_ptr<WorkerDirectory>(new WorkerDirectory(absolute.lexically_normal()));
   RETURN_IF_ERROR(MakeFolder(directory->path_));
   RETURN_IF_ERROR(directory->Lock());
+  KillPoint("worker.locked");
   RETURN_IF_ERROR(MakeFolder(absl::StrCat(directory->path_, "/logs")));
   RETURN_IF_ERROR(directory->LoadWorkerId());
+  KillPoint("worker.identified");
   RETURN_IF_ERROR(directory->ChooseSocket());
+  KillPoint("worker.opened");
   return directory;
 }
 

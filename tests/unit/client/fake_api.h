@@ -31,6 +31,12 @@ inline grpc::Status ApiError(grpc::StatusCode code, const std::string& message,
   return grpc::Status(code, message, all.SerializeAsString());
 }
 
+inline v1::WatchJobResponse UpdateOf(const v1::Job& job) {
+  v1::WatchJobResponse update;
+  *update.mutable_job() = job;
+  return update;
+}
+
 // Handlers may be replaced before the call that uses them; the defaults answer with `job` and empty
 // lists.
 struct FakeApi final : v1::TrainingJobService::Service,
@@ -38,6 +44,13 @@ struct FakeApi final : v1::TrainingJobService::Service,
                        v1::SamplingService::Service,
                        v1::ClusterService::Service {
   using Context = grpc::ServerContext;
+
+  grpc::Status Change(const char* what, const std::string& name, v1::Job* reply) {
+    changed = what;
+    asked_name = name;
+    *reply = job;
+    return answer;
+  }
 
   v1::Job job;
   v1::SubmitJobRequest submitted;
@@ -48,10 +61,17 @@ struct FakeApi final : v1::TrainingJobService::Service,
   v1::Checkpoint checkpoint;
   v1::ListThresholdsResponse thresholds;
   std::string asked_name;
+  std::string resume_token;
+  std::string changed;  // name of the last method that changes a job or a checkpoint
+  v1::ForkJobRequest fork_request;
+  v1::UpdateJobRequest update_request;
+  v1::ListJobsRequest list_request;
+  v1::UpdateCheckpointRequest pin_request;
+  v1::VerifyCheckpointResponse verified;
   v1::SampleRequest sample_request;
   v1::ReadCheckpointRequest read_request;
   grpc::Status answer;  // of every call without a stream
-  std::function<grpc::Status(Context*, grpc::ServerWriter<v1::Job>*)> watch;
+  std::function<grpc::Status(Context*, grpc::ServerWriter<v1::WatchJobResponse>*)> watch;
   std::function<grpc::Status(Context*, grpc::ServerWriter<v1::SampleResponse>*)> sample;
   std::function<grpc::Status(Context*, grpc::ServerWriter<v1::ReadCheckpointResponse>*)> read;
 
@@ -67,19 +87,55 @@ struct FakeApi final : v1::TrainingJobService::Service,
   }
   grpc::Status ListJobs(Context*, const v1::ListJobsRequest* request,
                         v1::ListJobsResponse* reply) override {
+    list_request = *request;
     // Two pages of one job each.
     *reply->add_jobs() = job;
     if (request->page_token().empty()) reply->set_next_page_token("second");
     return answer;
   }
   grpc::Status WatchJob(Context* context, const v1::WatchJobRequest* request,
-                        grpc::ServerWriter<v1::Job>* writer) override {
+                        grpc::ServerWriter<v1::WatchJobResponse>* writer) override {
     asked_name = request->name();
+    resume_token = request->resume_token();
     return watch(context, writer);
   }
   grpc::Status CancelJob(Context*, const v1::CancelJobRequest* request, v1::Job* reply) override {
     asked_name = request->name();
     *reply = job;
+    return answer;
+  }
+  grpc::Status PauseJob(Context*, const v1::PauseJobRequest* request, v1::Job* reply) override {
+    return Change("pause", request->name(), reply);
+  }
+  grpc::Status ResumeJob(Context*, const v1::ResumeJobRequest* request, v1::Job* reply) override {
+    return Change("resume", request->name(), reply);
+  }
+  grpc::Status RetryJob(Context*, const v1::RetryJobRequest* request, v1::Job* reply) override {
+    return Change("retry", request->name(), reply);
+  }
+  grpc::Status ForkJob(Context*, const v1::ForkJobRequest* request, v1::Job* reply) override {
+    fork_request = *request;
+    return Change("fork", request->checkpoint(), reply);
+  }
+  grpc::Status UpdateJob(Context*, const v1::UpdateJobRequest* request, v1::Job* reply) override {
+    update_request = *request;
+    return Change("set", request->name(), reply);
+  }
+  grpc::Status UpdateCheckpoint(Context*, const v1::UpdateCheckpointRequest* request,
+                                v1::Checkpoint* reply) override {
+    pin_request = *request;
+    *reply = checkpoint;
+    return answer;
+  }
+  grpc::Status DeleteCheckpoint(Context*, const v1::DeleteCheckpointRequest* request,
+                                v1::DeleteCheckpointResponse*) override {
+    asked_name = request->name();
+    return answer;
+  }
+  grpc::Status VerifyCheckpoint(Context*, const v1::VerifyCheckpointRequest* request,
+                                grpc::ServerWriter<v1::VerifyCheckpointResponse>* writer) override {
+    asked_name = request->name();
+    writer->Write(verified);
     return answer;
   }
   grpc::Status ListJobEvents(Context*, const v1::ListJobEventsRequest* request,

@@ -23,15 +23,15 @@ v1::Job JobIn(v1::JobState state, const std::string& reason = "") {
 
 TEST(FollowJob, EndsWithTheJob) {
   FakeServer server;
-  server.api.watch = [](FakeApi::Context*, grpc::ServerWriter<v1::Job>* writer) {
-    writer->Write(JobIn(v1::QUEUED, "needs 2 slots"));
-    writer->Write(JobIn(v1::QUEUED, "needs 2 slots"));
-    writer->Write(JobIn(v1::RUNNING));
+  server.api.watch = [](FakeApi::Context*, grpc::ServerWriter<v1::WatchJobResponse>* writer) {
+    writer->Write(UpdateOf(JobIn(v1::QUEUED, "needs 2 slots")));
+    writer->Write(UpdateOf(JobIn(v1::QUEUED, "needs 2 slots")));
+    writer->Write(UpdateOf(JobIn(v1::RUNNING)));
     v1::Job done = JobIn(v1::SUCCEEDED);
     done.mutable_progress()->set_step(40);
     done.mutable_progress()->set_loss(0.25);
     done.mutable_progress()->set_images_per_second(117.25);
-    writer->Write(done);
+    writer->Write(UpdateOf(done));
     return grpc::Status::OK;
   };
   const CliResult result = server.Cli({"watch", "a-1"});
@@ -45,8 +45,8 @@ TEST(FollowJob, EndsWithTheJob) {
 
 TEST(FollowJob, CancelledJobsHaveTheirOwnExitCode) {
   FakeServer server;
-  server.api.watch = [](FakeApi::Context*, grpc::ServerWriter<v1::Job>* writer) {
-    writer->Write(JobIn(v1::CANCELLED));
+  server.api.watch = [](FakeApi::Context*, grpc::ServerWriter<v1::WatchJobResponse>* writer) {
+    writer->Write(UpdateOf(JobIn(v1::CANCELLED)));
     return grpc::Status::OK;
   };
   const CliResult result = server.Cli({"watch", "a-1"});
@@ -56,7 +56,7 @@ TEST(FollowJob, CancelledJobsHaveTheirOwnExitCode) {
 
 TEST(FollowJob, UnknownJobEndsAtOnce) {
   FakeServer server;
-  server.api.watch = [](FakeApi::Context*, grpc::ServerWriter<v1::Job>*) {
+  server.api.watch = [](FakeApi::Context*, grpc::ServerWriter<v1::WatchJobResponse>*) {
     v1::ErrorDetails details;
     details.set_reason(v1::JOB_NOT_FOUND);
     return ApiError(grpc::StatusCode::NOT_FOUND, "no job \"a-1\"", details);
@@ -64,15 +64,21 @@ TEST(FollowJob, UnknownJobEndsAtOnce) {
   EXPECT_EQ(server.Cli({"watch", "a-1"}).exit_code, kExitNotFound);
 }
 
-TEST(FollowJob, FindsTheCoordinatorAgainAfterALoss) {
+TEST(FollowJob, FindsTheCoordinatorAgainAfterALossAndResumes) {
   FakeServer server;
   std::atomic<int> calls = 0;
-  server.api.watch = [&](FakeApi::Context*, grpc::ServerWriter<v1::Job>* writer) -> grpc::Status {
+  server.api.watch = [&](FakeApi::Context*,
+                         grpc::ServerWriter<v1::WatchJobResponse>* writer) -> grpc::Status {
     if (calls++ == 0) {
-      writer->Write(JobIn(v1::RUNNING));
+      v1::WatchJobResponse update = UpdateOf(JobIn(v1::RUNNING));
+      update.set_resume_token("a-1/7");
+      writer->Write(update);
       return {grpc::StatusCode::UNAVAILABLE, "going away"};
     }
-    writer->Write(JobIn(v1::SUCCEEDED));
+    EXPECT_EQ(server.api.resume_token, "a-1/7");
+    v1::WatchJobResponse update = UpdateOf(JobIn(v1::SUCCEEDED));
+    update.add_events()->set_message("checkpoint of step 10 committed");
+    writer->Write(update);
     return grpc::Status::OK;
   };
   const CliResult result = server.Cli({"watch", "a-1"});
@@ -81,15 +87,17 @@ TEST(FollowJob, FindsTheCoordinatorAgainAfterALoss) {
             "a-1  RUNNING\n"
             "the coordinator is away; the job goes on without it. Trying again for 60 s\n"
             "connected again\n"
-            "a-1  SUCCEEDED\n");
+            "a-1  SUCCEEDED\n"
+            "a-1  checkpoint of step 10 committed\n");
 }
 
 // The real program, so that the signal meets the threads of a real process.
 TEST(FollowJob, InterruptDetachesAndSaysHowToCancel) {
   FakeServer server;
   std::atomic<bool> cancelled = false;
-  server.api.watch = [&](FakeApi::Context* context, grpc::ServerWriter<v1::Job>* writer) {
-    writer->Write(JobIn(v1::RUNNING));
+  server.api.watch = [&](FakeApi::Context* context,
+                         grpc::ServerWriter<v1::WatchJobResponse>* writer) {
+    writer->Write(UpdateOf(JobIn(v1::RUNNING)));
     cancelled = test::WaitUntil(absl::Seconds(20), [&] { return context->IsCancelled(); });
     return grpc::Status::CANCELLED;
   };

@@ -102,12 +102,12 @@ TEST_F(SubmitTest, FilesThatCannotBeRead) {
 }
 
 TEST_F(SubmitTest, FollowShowsTheJobToItsEnd) {
-  server_.api.watch = [](FakeApi::Context*, grpc::ServerWriter<v1::Job>* writer) {
+  server_.api.watch = [](FakeApi::Context*, grpc::ServerWriter<v1::WatchJobResponse>* writer) {
     v1::Job job;
     job.set_id("tiny-1");
     job.set_state(v1::FAILED);
     job.set_reason("rank 0: data directory /data is missing");
-    writer->Write(job);
+    writer->Write(UpdateOf(job));
     return grpc::Status::OK;
   };
   const CliResult result = server_.Cli({"submit", file_, "--follow"});

@@ -35,7 +35,8 @@ TEST(MessageText, YamlHoldsTheSameAndQuotesTexts) {
             "  - sequence: \"1\"\n"
             "    state: \"RUNNING\"\n"
             "    epoch: \"0\"\n"
-            "    message: \"yes: \\\"no\\\"\\n# not a comment\"\n");
+            "    message: \"yes: \\\"no\\\"\\n# not a comment\"\n"
+            "    reason_code: \"REASON_UNSPECIFIED\"\n");
 }
 
 TEST(JsonText, HandlesEveryKindOfValue) {

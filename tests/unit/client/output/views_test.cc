@@ -147,10 +147,12 @@ TEST(CheckpointViews, Golden) {
   layer.set_block(1);
   for (float value : {0.125F, 0.5F}) layer.add_thresholds(value);
   v1::ListCheckpointsResponse list;
+  checkpoint.set_pinned(true);
+  checkpoint.add_used_by("restart");
   *list.add_checkpoints() = checkpoint;
   EXPECT_EQ(CheckpointsTable(list, kNowMs),
-            "STEP    AGE      SIZE  RANKS  LOSS  ATTEMPT\n"
-            " 200  1m00s  20.3 MiB      2  0.25        1\n");
+            "STEP    AGE      SIZE  RANKS  LOSS  ATTEMPT  USE\n"
+            " 200  1m00s  20.3 MiB      2  0.25        1  pinned, restart\n");
   EXPECT_EQ(CheckpointText(checkpoint, true),
             "checkpoint  jobs/a-1/checkpoints/200\n"
             "job         a-1\n"
@@ -160,6 +162,7 @@ TEST(CheckpointViews, Golden) {
             "size        20.3 MiB\n"
             "written by  2 ranks\n"
             "loss        0.25\n"
+            "use         pinned, restart\n"
             "tensors     1\n"
             "\n"
             "Thresholds\n"

@@ -60,6 +60,13 @@ struct Case {
   const char* violation;
 };
 
+TEST(ParseSpecYaml, RangeOfRanksSetsBothFields) {
+  const SpecDocument document = ParseSpecYaml(YamlWith("ranks: 2", "ranks: {min: 1, max: 2}"));
+  EXPECT_EQ(document.violations.size(), 0u);
+  EXPECT_EQ(document.spec.parallel().ranks(), 2);
+  EXPECT_EQ(document.spec.parallel().min_ranks(), 1);
+}
+
 class OneFault : public testing::TestWithParam<Case> {};
 
 TEST_P(OneFault, IsReportedWithItsLine) {
@@ -135,12 +142,19 @@ INSTANTIATE_TEST_SUITE_P(
              "train.learning_rate|16|unknown key; did you mean \"optimizer.learning_rate\"?"},
         Case{"far", "ranks: 2", "ranks: 2\n  zzzzzzzz: 1",
              "parallel.zzzzzzzz|19|unknown key; known here: ranks, expert_parallel, device, "
-             "step_budget_seconds, "
-             "max_restarts"},
+             "step_budget_seconds, min_ranks, max_restarts"},
         Case{"unprintable", "ranks: 2", "ranks: 2\n  \"\\e[2J\\n\": 1",
              "parallel.\"\\x1b[2J\\x0a\"|19|unknown key; known here: ranks, expert_parallel, "
              "device, "
-             "step_budget_seconds, max_restarts"},
+             "step_budget_seconds, min_ranks, max_restarts"},
+        Case{"range_without_max", "ranks: 2", "ranks: {min: 1}",
+             "parallel.ranks|18|expected max beside min"},
+        Case{"range_with_other_key", "ranks: 2", "ranks: {min: 1, max: 2, step: 1}",
+             "parallel.ranks|18|expected min and max, got step"},
+        Case{"range_upside_down", "ranks: 2", "ranks: {min: 2, max: 1}",
+             "parallel.min_ranks|18|expected a power of two of at most parallel.ranks (1), got 2"},
+        Case{"range_and_field", "ranks: 2", "min_ranks: 1\n  ranks: {min: 1, max: 2}",
+             "parallel.min_ranks|19|duplicate: line 18 has it already"},
         Case{"list_as_key", "ranks: 2", "ranks: 2\n  ? [a]\n  : 1",
              "parallel|19|expected the name of a field as key, got a list"},
         Case{"duplicate_section",

@@ -118,6 +118,28 @@ TEST_F(ChunkStoreTest, ReturnsWhatWasSavedAlsoAfterReopening) {
   ExpectReadable(saved);
 }
 
+// After an open RocksDB knows the number of entries of a few files only.
+TEST_F(ChunkStoreTest, ManyFilesAreAllThereAfterReopening) {
+  std::vector<std::pair<CheckpointId, ShardLayout>> all;
+  for (int64_t step = 1; step <= 60; ++step) {
+    const CheckpointId id{"demo", step, 1};
+    auto writer = WriteShard(id, 0, RandomBytes(100, static_cast<uint32_t>(step)));
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    all.emplace_back(id, (*writer)->layout());
+    std::vector<std::unique_ptr<ShardWriter>> writers;
+    writers.push_back(*std::move(writer));
+    ASSERT_TRUE(store_->Ingest(id, std::move(writers)).ok());
+  }
+  Open();
+  EXPECT_EQ(store_->List().size(), all.size());
+  for (const auto& [id, layout] : all) {
+    const absl::Status status = store_->CheckPresent(id, layout);
+    EXPECT_TRUE(status.ok()) << status;
+    ASSERT_TRUE(store_->Delete(id).ok());
+  }
+  EXPECT_TRUE(store_->List().empty());
+}
+
 TEST_F(ChunkStoreTest, ReadsAnyRange) {
   const Saved saved = Save("demo", 500);
   const int64_t size = saved.layouts[0].bytes;

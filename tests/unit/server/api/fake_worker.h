@@ -13,6 +13,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "core/base/version.h"
 #include "diffmoe/worker/v1/bulk_plane.grpc.pb.h"
 #include "diffmoe/worker/v1/worker_plane.grpc.pb.h"
 
@@ -23,7 +24,7 @@ class FakeWorker {
   struct Options {
     std::string id = "w1";
     int slots = 2;
-    int protocol_version = 1;
+    int protocol_version = kProtocolVersion;
     std::vector<worker::v1::RunningRank> running = {};
   };
   // Opens the session and says Hello.

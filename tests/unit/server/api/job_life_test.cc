@@ -136,9 +136,9 @@ TEST_F(JobLifeTest, WatcherSeesTheEnd) {
   v1::WatchJobRequest request;
   request.set_name(job.name());
   auto reader = jobs_->WatchJob(&context, request);
-  v1::Job seen;
+  v1::WatchJobResponse seen;
   ASSERT_TRUE(reader->Read(&seen)) << "the state now comes first";
-  EXPECT_EQ(seen.id(), job.id());
+  EXPECT_EQ(seen.job().id(), job.id());
   ASSERT_TRUE(worker.WaitForStart(1, 0));
   grpc::ClientContext cancel_context;
   v1::CancelJobRequest cancel;
@@ -150,8 +150,132 @@ TEST_F(JobLifeTest, WatcherSeesTheEnd) {
   worker.SendExited(stop->group(), 0, worker::v1::EXIT_CAUSE_STOPPED);
   while (reader->Read(&seen)) {
   }
-  EXPECT_EQ(seen.state(), v1::CANCELLED);
+  EXPECT_EQ(seen.job().state(), v1::CANCELLED);
   EXPECT_TRUE(reader->Finish().ok());
+}
+
+TEST_F(JobLifeTest, ResumedWatcherMissesNoEvent) {
+  Start();
+  v1::Job job;
+  ASSERT_TRUE(Submit(GoodSpec(1), "", &job).ok());
+  v1::WatchJobRequest request;
+  request.set_name(job.name());
+  v1::WatchJobResponse seen;
+  {
+    grpc::ClientContext context;
+    auto reader = jobs_->WatchJob(&context, request);
+    ASSERT_TRUE(reader->Read(&seen));
+    EXPECT_EQ(seen.events_size(), 0) << "events from now on";
+    request.set_resume_token(seen.resume_token());
+    context.TryCancel();
+  }
+  const auto change = [&](auto method, auto change_request) {
+    grpc::ClientContext context;
+    change_request.set_name(job.name());
+    ASSERT_TRUE((jobs_.get()->*method)(&context, change_request, &job).ok());
+  };
+  using Stub = v1::TrainingJobService::Stub;
+  change(&Stub::PauseJob, v1::PauseJobRequest());
+  EXPECT_EQ(job.state(), v1::PAUSED);
+  change(&Stub::ResumeJob, v1::ResumeJobRequest());
+  grpc::ClientContext context;
+  auto reader = jobs_->WatchJob(&context, request);
+  ASSERT_TRUE(reader->Read(&seen));
+  ASSERT_EQ(seen.events_size(), 2);
+  EXPECT_EQ(seen.events(0).message(), "paused while it waited");
+  EXPECT_EQ(seen.events(1).sequence(), seen.events(0).sequence() + 1);
+  change(&Stub::CancelJob, v1::CancelJobRequest());
+  ASSERT_TRUE(reader->Read(&seen));
+  ASSERT_EQ(seen.events_size(), 1);
+  EXPECT_EQ(seen.events(0).state(), v1::CANCELLED);
+  EXPECT_FALSE(reader->Read(&seen));
+  EXPECT_TRUE(reader->Finish().ok());
+  grpc::ClientContext bad_context;
+  request.set_resume_token("other-9/3");
+  auto bad = jobs_->WatchJob(&bad_context, request);
+  EXPECT_FALSE(bad->Read(&seen));
+  EXPECT_EQ(bad->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(JobLifeTest, ForkAndRetryAreAnsweredOnce) {
+  Start();
+  FakeWorker worker(coordinator_->grpc_address(), {});
+  v1::Job job;
+  ASSERT_TRUE(Submit(GoodSpec(1), "", &job).ok());
+  ASSERT_TRUE(worker.WaitForStart(1, 0));
+  ASSERT_TRUE(worker.PutCheckpoint(job.id(), 1, 20, 1).ok());
+  v1::ForkJobRequest fork;
+  fork.set_checkpoint(job.name() + "/checkpoints/20");
+  fork.set_request_id("fork-once");
+  (*fork.mutable_labels())["from"] = "test";
+  v1::Job first, second;
+  grpc::ClientContext c1, c2, c3, c4;
+  ASSERT_TRUE(jobs_->ForkJob(&c1, fork, &first).ok());
+  ASSERT_TRUE(jobs_->ForkJob(&c2, fork, &second).ok());
+  EXPECT_EQ(first.id(), second.id());
+  EXPECT_EQ(first.forked_from(), job.name() + "/checkpoints/20");
+  fork.set_priority(4);
+  EXPECT_EQ(DetailsOf(jobs_->ForkJob(&c3, fork, &second)).reason(), v1::REQUEST_ID_REUSED);
+  v1::ListJobsRequest list;
+  (*list.mutable_labels())["from"] = "";
+  v1::ListJobsResponse found;
+  ASSERT_TRUE(jobs_->ListJobs(&c4, list, &found).ok());
+  ASSERT_EQ(found.jobs_size(), 1);
+  EXPECT_EQ(found.jobs(0).id(), first.id());
+  v1::UpdateJobRequest update;
+  update.set_name(job.name());
+  update.set_priority(1001);
+  (*update.mutable_set_labels())["Not a key"] = "x";
+  grpc::ClientContext c5;
+  const v1::ErrorDetails details = DetailsOf(jobs_->UpdateJob(&c5, update, &second));
+  ASSERT_EQ(details.violations_size(), 2);
+  EXPECT_EQ(details.violations(0).field(), "priority");
+  EXPECT_EQ(details.violations(1).field(), "labels");
+}
+
+TEST_F(JobLifeTest, CheckpointsArePinnedVerifiedAndDeleted) {
+  Start();
+  FakeWorker worker(coordinator_->grpc_address(), {});
+  v1::Job job;
+  ASSERT_TRUE(Submit(GoodSpec(2), "", &job).ok());
+  ASSERT_TRUE(worker.WaitForStart(1, 1));
+  for (const int64_t step : {20, 30}) {
+    ASSERT_TRUE(worker.PutCheckpoint(job.id(), 1, step, 2).ok());
+  }
+  const std::string name = job.name() + "/checkpoints/20";
+  v1::UpdateCheckpointRequest pin;
+  pin.set_name(name);
+  pin.set_pinned(true);
+  v1::Checkpoint checkpoint;
+  grpc::ClientContext c1, c2, c3, c4, c5, c6;
+  ASSERT_TRUE(checkpoints_->UpdateCheckpoint(&c1, pin, &checkpoint).ok());
+  EXPECT_TRUE(checkpoint.pinned());
+  v1::DeleteCheckpointRequest erase;
+  erase.set_name(name);
+  v1::DeleteCheckpointResponse erased;
+  EXPECT_EQ(DetailsOf(checkpoints_->DeleteCheckpoint(&c2, erase, &erased)).reason(),
+            v1::CHECKPOINT_IN_USE);
+  v1::VerifyCheckpointRequest verify;
+  verify.set_name(name);
+  auto reader = checkpoints_->VerifyCheckpoint(&c3, verify);
+  v1::VerifyCheckpointResponse progress;
+  while (reader->Read(&progress)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_TRUE(progress.finished());
+  EXPECT_EQ(progress.damage(), "");
+  EXPECT_EQ(progress.bytes(), progress.total_bytes());
+  EXPECT_GT(progress.bytes(), 1'000'000);
+  pin.set_pinned(false);
+  ASSERT_TRUE(checkpoints_->UpdateCheckpoint(&c4, pin, &checkpoint).ok());
+  ASSERT_TRUE(checkpoints_->DeleteCheckpoint(&c5, erase, &erased).ok());
+  v1::ListCheckpointsRequest list;
+  list.set_parent(job.name());
+  v1::ListCheckpointsResponse left;
+  ASSERT_TRUE(checkpoints_->ListCheckpoints(&c6, list, &left).ok());
+  ASSERT_EQ(left.checkpoints_size(), 1);
+  EXPECT_EQ(left.checkpoints(0).step(), 30);
+  EXPECT_EQ(left.checkpoints(0).used_by(0), "restart");
 }
 
 TEST_F(JobLifeTest, WatcherOfAStoppingCoordinatorIsTold) {
@@ -162,7 +286,7 @@ TEST_F(JobLifeTest, WatcherOfAStoppingCoordinatorIsTold) {
   v1::WatchJobRequest request;
   request.set_name(job.name());
   auto reader = jobs_->WatchJob(&context, request);
-  v1::Job seen;
+  v1::WatchJobResponse seen;
   ASSERT_TRUE(reader->Read(&seen));
   Stop();
   while (reader->Read(&seen)) {

@@ -112,7 +112,8 @@ TEST_F(PublicApiTest, UnknownJobsAndBadNames) {
   watch.set_name("jobs/nobody-1");
   grpc::ClientContext c3;
   auto reader = jobs_->WatchJob(&c3, watch);
-  EXPECT_FALSE(reader->Read(&job));
+  v1::WatchJobResponse update;
+  EXPECT_FALSE(reader->Read(&update));
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::NOT_FOUND);
   v1::CancelJobRequest cancel;
   cancel.set_name("jobs/nobody-1");
