@@ -4,7 +4,6 @@
 //   kill_resume_test [--kills=N] [--seed=N] [--full]
 //
 // Default: 5 kills, a random seed, which is printed, and a small network. --full: the demo's own.
-#include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -18,7 +17,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "diffmoe/v1/training_job.grpc.pb.h"
 #include "tests/integration/job_helpers.h"
 #include "tests/support/cluster.h"
 #include "tests/support/temp_dir.h"
@@ -87,19 +85,6 @@ class KillResumeTest : public ::testing::Test {
            static_cast<int64_t>(random() % (kStepsBetweenKills - 1));
   }
 
-  // The job as the coordinator knows it; an empty one while it is away. Straight over gRPC: a
-  // program for each look would disturb the ranks.
-  static v1::Job Get(Cluster& cluster, const std::string& id) {
-    const auto stub = v1::TrainingJobService::NewStub(
-        grpc::CreateChannel(cluster.grpc_address(), grpc::InsecureChannelCredentials()));
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(2));
-    v1::GetJobRequest request;
-    request.set_name("jobs/" + id);
-    v1::Job job;
-    return stub->GetJob(&context, request, &job).ok() ? job : v1::Job();
-  }
-
   Outcome Finish(Cluster& cluster, const std::string& id, int64_t steps) {
     Outcome out;
     const auto job = AwaitState(cluster, id, "SUCCEEDED", kJobLimit);
@@ -140,7 +125,7 @@ class KillResumeTest : public ::testing::Test {
     v1::Job job;
     EXPECT_TRUE(WaitUntil(kJobLimit,
                           [&] {
-                            job = Get(cluster, id);
+                            job = LookAtJob(cluster, id);
                             return job.progress().step() >= step;
                           }))
         << "step " << step << ": " << job.ShortDebugString();
@@ -153,7 +138,7 @@ class KillResumeTest : public ::testing::Test {
                                      absl::Time killed, bool new_attempt) {
     v1::Job job;
     EXPECT_TRUE(WaitUntil(kRestartLimit, [&] {
-      job = Get(cluster, id);
+      job = LookAtJob(cluster, id);
       if (job.state() == v1::SUCCEEDED) return true;
       if (!new_attempt) return job.progress().step() > before.progress().step();
       if (job.epoch() <= before.epoch() || job.attempts_size() == 0) return false;
@@ -247,7 +232,7 @@ TEST_F(KillResumeTest, OtherNumbersOfRanksOnTheWayChangeNoBit) {
     cluster.set_slots(slots[i]);
     ASSERT_NO_FATAL_FAILURE(Kill(cluster, id, 2));
     const absl::Duration took = AwaitNewStep(cluster, id, before, killed, true);
-    const v1::Job after = Get(cluster, id);
+    const v1::Job after = LookAtJob(cluster, id);
     ASSERT_GT(after.attempts_size(), 0);
     const int ranks = after.attempts(after.attempts_size() - 1).placements_size();
     std::printf("killed worker at step %lld, %d ranks after %.2f s\n",
