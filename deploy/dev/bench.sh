@@ -11,7 +11,7 @@ list() {
   echo "               --workloads demo s-e8 s-e16 s-e8-32 dense-s   --steps N   --repetitions N   --sockets"
   echo "  collectives  exchanges between two ranks over shared memory and over sockets"
   echo "  invariance   every family trained under six layouts; one hash of the result per family, or it fails   --steps N"
-  echo "  checkpoint   save and load of checkpoint chunks against the disk"
+  echo "  checkpoint   stall of the step against a memcpy, save and load through the service and of chunks alone against the disk"
 }
 
 [ $# -gt 0 ] || {
@@ -23,7 +23,11 @@ shift
 case "$name" in
   train | collectives) target=diffmoe-bench command=(diffmoe-bench "$name") ;;
   invariance) target=invariance_bench command=(invariance_bench) ;;
-  checkpoint) target=checkpoint_bench command=(checkpoint_bench) ;;
+  checkpoint)
+    deploy/dev/build.sh release --target checkpoint_path_bench
+    OMP_NUM_THREADS=1 build/release/bin/checkpoint_path_bench
+    target=checkpoint_bench command=(checkpoint_bench)
+    ;;
   *)
     list >&2
     die "no benchmark '$name'"
