@@ -203,6 +203,7 @@ absl::StatusOr<std::unique_ptr<ImageDataset>> OpenFolderDataset(const DataConfig
   std::vector<ImageFile> good;
   std::vector<BadFile> bad;
   for (ImageFile& file : listing.files) {
+    if (limits.progress) limits.progress();
     const absl::Status status = DecodeInto(root, file.path, fit, limits, absl::MakeSpan(planes));
     if (!status.ok()) {
       std::string reason(status.message());

@@ -76,6 +76,7 @@ absl::StatusOr<std::unique_ptr<ImageDataset>> OpenIdxDataset(const DataConfig& d
   pixels.reserve(labels.size() * static_cast<size_t>(fit.bytes()));
   std::vector<uint8_t> planes(fit.bytes());
   for (int64_t i = 0; i < count; ++i) {
+    if (limits.progress) limits.progress();
     RETURN_IF_ERROR(images->Read(absl::MakeSpan(image.pixels)));
     const absl::Status fitted = FitImage(image, fit, absl::MakeSpan(planes));
     if (!fitted.ok()) {

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +33,7 @@ struct DatasetLimits {
   int64_t memory_bytes = int64_t{4} << 30;   // decoded images beyond this are not kept
   int64_t image_pixels = int64_t{64} << 20;  // checked before an image is decoded
   int64_t file_bytes = int64_t{256} << 20;   // of one image file
+  std::function<void()> progress = nullptr;  // called for each image that Open has looked at
 };
 
 // Immutable after Open; Read may be called from several threads.

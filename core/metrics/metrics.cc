@@ -42,6 +42,10 @@ std::string_view Label(RankExitCause cause) {
       return "signal";
     case RankExitCause::kExitCode:
       return "exit_code";
+    case RankExitCause::kHang:
+      return "hang";
+    case RankExitCause::kOutOfMemory:
+      return "out_of_memory";
     case RankExitCause::kSpawn:
       return "spawn";
   }

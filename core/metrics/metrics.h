@@ -127,7 +127,16 @@ class StoreMetrics {
 };
 
 // Mirrors worker.v1.ExitCause.
-enum class RankExitCause { kDone, kStopped, kError, kSignal, kExitCode, kSpawn };
+enum class RankExitCause {
+  kDone,
+  kStopped,
+  kError,
+  kSignal,
+  kExitCode,
+  kSpawn,
+  kHang,
+  kOutOfMemory
+};
 
 // diffmoe_worker_*. Served by each worker.
 class WorkerMetrics {

@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -13,6 +14,8 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "core/base/activity.h"
 
 namespace diffmoe {
 
@@ -58,11 +61,18 @@ class Collectives {
   // added as a binary tree over ranks (gradient_tree.h). The world size must be a power of two.
   virtual void ReduceScatter(at::Tensor& out, const at::Tensor& in, const std::string& what);
 
+  // Longest time that this rank waits for its peers in one collective, from the next one on. Peers
+  // may have another limit. The first one is that of joining.
+  virtual void SetTimeout(std::chrono::milliseconds) {}
+  // Where collectives say that this rank waits for its peers; outlives the group or is null.
+  void SetActivity(Activity* activity) { activity_ = activity; }
+
   const CollectiveCounters& counters() const { return counters_; }
   // Key: `what`.
   const std::map<std::string, CollectiveCount>& counts_by_name() const { return by_name_; }
 
  protected:
+  Activity* activity() const { return activity_; }
   // One finished collective. bytes_to_rank: [world_size]; rows_to_rank: the same, or empty.
   void Count(const std::string& what, std::span<const int64_t> bytes_to_rank,
              std::span<const int64_t> rows_to_rank, double seconds);
@@ -80,6 +90,7 @@ class Collectives {
  private:
   CollectiveCounters counters_;
   std::map<std::string, CollectiveCount> by_name_;
+  Activity* activity_ = nullptr;
 };
 
 // A single rank: copies.

@@ -31,7 +31,7 @@ class GlooCollectives final : public Collectives {
 
   void AllToAll(at::Tensor& out, const at::Tensor& in, const std::string& what) override {
     std::vector<int64_t> even;
-    Run(what, EvenBytes(in.nbytes() / static_cast<size_t>(world_size_)), {},
+    Run("all-to-all ", what, EvenBytes(in.nbytes() / static_cast<size_t>(world_size_)), {},
         [&] { return group_->alltoall_base(out, const_cast<at::Tensor&>(in), even, even); });
   }
 
@@ -46,30 +46,33 @@ class GlooCollectives final : public Collectives {
     }
     // alltoall_base moves its count vectors out: it gets copies.
     std::vector<int64_t> receive = receive_rows, send = send_rows;
-    Run(what, bytes, CountedRows(in, send_rows),
+    Run("all-to-all ", what, bytes, CountedRows(in, send_rows),
         [&] { return group_->alltoall_base(out, const_cast<at::Tensor&>(in), receive, send); });
   }
 
   void AllGather(at::Tensor& out, const at::Tensor& in, const std::string& what) override {
     at::Tensor flat = out.view({-1});
-    Run(what, EvenBytes(in.nbytes()), {},
+    Run("all-gather ", what, EvenBytes(in.nbytes()), {},
         [&] { return group_->_allgather_base(flat, const_cast<at::Tensor&>(in)); });
   }
+
+  void SetTimeout(std::chrono::milliseconds timeout) override { group_->setTimeout(timeout); }
 
  private:
   std::vector<int64_t> EvenBytes(size_t bytes) const {
     return std::vector<int64_t>(static_cast<size_t>(world_size_), static_cast<int64_t>(bytes));
   }
 
-  void Run(const std::string& what, const std::vector<int64_t>& bytes_to_rank,
+  void Run(const char* kind, const std::string& what, const std::vector<int64_t>& bytes_to_rank,
            std::span<const int64_t> rows_to_rank,
            const std::function<c10::intrusive_ptr<c10d::Work>()>& start) {
+    const ActivityScope scope(activity(), kind, what, /*waits_for_peers=*/true);
     const auto begin = std::chrono::steady_clock::now();
     try {
       start()->wait();
     } catch (const std::exception& error) {
       throw CollectiveError(
-          absl::StrCat("rank ", rank_, " of ", world_size_, ", ", what, ": ", error.what()));
+          absl::StrCat("rank ", rank_, " of ", world_size_, ", ", kind, what, ": ", error.what()));
     }
     Count(what, bytes_to_rank, rows_to_rank,
           std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());

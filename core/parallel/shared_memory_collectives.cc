@@ -23,6 +23,7 @@
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "core/base/log.h"
 #include "core/parallel/gloo_collectives.h"
 #include "core/parallel/outbox.h"
@@ -66,6 +67,8 @@ class SharedMemoryCollectives final : public Collectives {
   int world_size() const override { return static_cast<int>(ranks_); }
   const char* transport() const override { return "shared memory"; }
 
+  void SetTimeout(std::chrono::milliseconds timeout) override { timeout_ = timeout; }
+
   void AllToAll(at::Tensor& out, const at::Tensor& in, const std::string& what) override {
     const size_t bytes = in.nbytes() / ranks_;
     const std::vector<size_t> even(ranks_, bytes);
@@ -92,7 +95,7 @@ class SharedMemoryCollectives final : public Collectives {
     Messages messages{std::vector<const std::byte*>(ranks_, from),
                       std::vector<size_t>(ranks_, bytes), std::vector<size_t>(ranks_, bytes), true};
     if (to + rank_ * bytes != from) std::memcpy(to + rank_ * bytes, from, bytes);
-    Run(what, messages, {},
+    Run("all-gather ", what, messages, {},
         [&](size_t begin, size_t room, const std::vector<const std::byte*>& read) {
           for (size_t r = 0; r < ranks_; ++r) {
             if (r != rank_) CopyPiece(to + r * bytes, bytes, begin, room, read[r]);
@@ -108,7 +111,7 @@ class SharedMemoryCollectives final : public Collectives {
       const scalar_t* mine = in.const_data_ptr<scalar_t>() + rank_ * count;
       scalar_t* sum = out.mutable_data_ptr<scalar_t>();
       std::vector<const scalar_t*> parts(ranks_);
-      Run(what, messages, {},
+      Run("reduce-scatter ", what, messages, {},
           [&](size_t begin, size_t room, const std::vector<const std::byte*>& read) {
             const size_t first = begin / sizeof(scalar_t);
             if (first >= count) return;
@@ -147,6 +150,7 @@ class SharedMemoryCollectives final : public Collectives {
   void Exchange(at::Tensor& out, const at::Tensor& in, std::vector<size_t> receive_bytes,
                 std::vector<size_t> send_bytes, std::span<const int64_t> rows,
                 const std::string& what) {
+    kind_ = "all-to-all ";
     Messages messages = Split(in, std::move(send_bytes));
     messages.receive_bytes = std::move(receive_bytes);
     std::vector<std::byte*> to{Bytes(out)};
@@ -158,7 +162,7 @@ class SharedMemoryCollectives final : public Collectives {
     if (messages.send_bytes[rank_] > 0) {
       std::memcpy(to[rank_], messages.send[rank_], messages.send_bytes[rank_]);
     }
-    Run(what, messages, rows,
+    Run("all-to-all ", what, messages, rows,
         [&](size_t begin, size_t room, const std::vector<const std::byte*>& read) {
           for (size_t r = 0; r < ranks_; ++r) {
             if (r != rank_) CopyPiece(to[r], messages.receive_bytes[r], begin, room, read[r]);
@@ -180,8 +184,10 @@ class SharedMemoryCollectives final : public Collectives {
   // Runs a collective. consume(begin, room, read): bytes [begin, begin + room) of each peer's
   // message, or fewer at its end, stand at read[peer].
   using Consume = std::function<void(size_t, size_t, const std::vector<const std::byte*>&)>;
-  void Run(const std::string& what, const Messages& messages, std::span<const int64_t> rows,
-           const Consume& consume) {
+  void Run(const char* kind, const std::string& what, const Messages& messages,
+           std::span<const int64_t> rows, const Consume& consume) {
+    const ActivityScope scope(activity(), kind, what, /*waits_for_peers=*/true);
+    kind_ = kind;
     if (!failure_.empty()) Fail(what, absl::StrCat("the group has failed before: ", failure_));
     const Clock::time_point begin = Clock::now();
     const size_t room = Room(messages);
@@ -246,10 +252,19 @@ class SharedMemoryCollectives final : public Collectives {
       }
       const Clock::time_point now = Clock::now();
       if (now >= deadline) {
-        Fail(what, absl::StrCat("rank ", r, " did not come within ", timeout_.count(), " ms"));
+        Fail(what, absl::StrCat(Missing(), " did not come within ", timeout_.count(), " ms"));
       }
       outbox.Sleep(seen, std::min<std::chrono::nanoseconds>(kSleep, deadline - now));
     }
+  }
+
+  // Peers that have not published this round: "rank 1", "ranks 1, 3".
+  std::string Missing() const {
+    std::vector<size_t> missing;
+    for (size_t r = 0; r < ranks_; ++r) {
+      if (r != rank_ && !peers_[r]->outboxes[round_ % 2].Has(round_)) missing.push_back(r);
+    }
+    return absl::StrCat(missing.size() == 1 ? "rank " : "ranks ", absl::StrJoin(missing, ", "));
   }
 
   void CheckPeer(size_t r, const OutboxHeader& header, size_t expected, const std::string& what) {
@@ -264,14 +279,16 @@ class SharedMemoryCollectives final : public Collectives {
   [[noreturn]] void Fail(const std::string& what, const std::string& cause) {
     if (failure_.empty()) failure_ = absl::StrCat(what, ": ", cause);
     for (const auto& outbox : outboxes_) outbox->Leave();
-    throw CollectiveError(absl::StrCat("rank ", rank_, " of ", ranks_, ", ", what, ": ", cause));
+    throw CollectiveError(
+        absl::StrCat("rank ", rank_, " of ", ranks_, ", ", kind_, what, ": ", cause));
   }
 
   const size_t rank_, ranks_;
-  const std::chrono::milliseconds timeout_;
+  std::chrono::milliseconds timeout_;
   std::vector<std::unique_ptr<Outbox>> outboxes_;  // two
   std::vector<std::optional<Peer>> peers_;         // [world_size], none for this rank
   uint32_t round_ = 0;
+  const char* kind_ = "";  // of the collective that runs: "all-to-all "
   std::string failure_;
 };
 

@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 
+#include "absl/strings/str_cat.h"
 #include "core/base/planted_faults.h"
 #include "core/model/embedding.h"
 #include "core/parallel/gradient_tree.h"
@@ -38,6 +40,15 @@ MoeOptions LayerOptions(const TrainingConfig& config, int64_t layers) {
       microbatches;
   moe.balance_loss_weight = 1.0 / microbatches;
   return moe;
+}
+
+// The blocks that a segment goes through, in words.
+std::string SegmentWords(const Segments& segments, int64_t segment, int64_t depth) {
+  const int64_t first = segment == 0 ? 0 : segments.moe_block(segment - 1) + 1;
+  const int64_t last = segment < segments.moe_layers() ? segments.moe_block(segment) : depth - 1;
+  if (first > last) return "the output layer";
+  return first == last ? absl::StrCat("block ", first)
+                       : absl::StrCat("blocks ", first, " to ", last);
 }
 
 Batch Part(const Batch& batch, int64_t first, int64_t samples) {
@@ -78,6 +89,12 @@ TrainEngine::TrainEngine(const TrainingConfig& config, Collectives& collectives,
   for (int64_t i = 0; i < segments_->moe_layers(); ++i) {
     moe_layers_.push_back(std::make_unique<MoeLayer>(config_.model, segments_->moe_block(i),
                                                      parameters_, compute, moe, collectives_));
+  }
+  for (int64_t i = 0; i < segments_->count(); ++i) {
+    segment_words_.push_back(SegmentWords(*segments_, i, config_.model.depth));
+  }
+  for (const auto& layer : moe_layers_) {
+    moe_words_.push_back(absl::StrCat("the MoE layer of block ", layer->block()));
   }
   m_dense_ = Zeros(layout_.slice_elements());
   v_dense_ = Zeros(layout_.slice_elements());
@@ -198,6 +215,8 @@ void TrainEngine::Forward(const Batch& batch, std::vector<UnitTape>& tapes) {
       moe_input =
           at::empty({unit_count_ * unit_tokens_, model.width}, at::TensorOptions().dtype(compute));
     }
+    std::optional<ActivityScope> scope(std::in_place, options_.activity, "forward of ",
+                                       segment_words_[static_cast<size_t>(segment)]);
     for (size_t u = 0; u < tapes.size(); ++u) {
       UnitTape& tape = tapes[u];
       const int64_t first = static_cast<int64_t>(u) * unit_samples_;
@@ -222,10 +241,12 @@ void TrainEngine::Forward(const Batch& batch, std::vector<UnitTape>& tapes) {
             .copy_(tape.outputs.back()[1].detach().view({unit_tokens_, model.width}));
         if (config_.recompute) tape.outputs.back()[1] = at::Tensor();
       }
+      Advance();
     }
     if (segment == layers) break;
     at::NoGradGuard no_grad;
     const size_t i = static_cast<size_t>(segment);
+    scope.emplace(options_.activity, "forward of ", moe_words_[i]);
     MoeLayer::SavedPtr& saved = moe_saved_.emplace_back();
     y = moe_layers_[i]->Forward(moe_input, unit_tokens_, !config_.recompute, &saved,
                                 &moe_stats_.back()[i]);
@@ -252,11 +273,14 @@ void TrainEngine::Backward(std::vector<UnitTape>& tapes) {
       dy = at::empty({unit_count_ * unit_tokens_, config_.model.width},
                      at::TensorOptions().dtype(compute_dtype()));
     }
+    std::optional<ActivityScope> scope(std::in_place, options_.activity, "backward of ",
+                                       segment_words_[static_cast<size_t>(segment)]);
     BackwardSegment(segment, tapes, dmoe_input, &dy);
     if (segment == 0) break;
     at::NoGradGuard no_grad;
     const size_t i = static_cast<size_t>(segment - 1);
     std::vector<std::vector<at::Tensor>> unit_gradients;
+    scope.emplace(options_.activity, "backward of ", moe_words_[i]);
     dmoe_input = moe_layers_[i]->Backward(dy, *moe_saved_[i], gradients_, &unit_gradients);
     moe_saved_[i].reset();
     GradientTree tree;
@@ -306,6 +330,7 @@ void TrainEngine::BackwardSegment(int64_t segment, std::vector<UnitTape>& tapes,
     for (size_t i = leaves; i < result.size(); ++i) leaf.push_back(result[i].to(options_.dtype));
     result.clear();
     tree.Add(std::move(leaf));
+    Advance();
   }
   WriteDenseGradients(segments_->places_of(segment), tree.Take());
 }

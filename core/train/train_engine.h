@@ -16,10 +16,12 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "core/base/activity.h"
 #include "core/diffusion/process.h"
 #include "core/model/parameters.h"
 #include "core/model/segment.h"
@@ -33,6 +35,11 @@ namespace diffmoe {
 struct EngineOptions {
   at::ScalarType dtype = at::kFloat;  // of the master weights; fp64 in parity tests
   double threshold_decay = 0.95;
+  // Called once per step after the gradients are there; what any rank says, all ranks read in
+  // StepFigures::flags. Costs no collective of its own.
+  std::function<uint32_t()> flags;
+  // Where the engine says what it does; outlives it or is null.
+  Activity* activity = nullptr;
 };
 
 // Figures of one MoE layer over the global batch.
@@ -56,6 +63,7 @@ struct StepFigures {
   double grad_norm = 0;       // before clipping, without the predictor
   double learning_rate = 0;
   double elapsed_seconds = 0;  // rank 0's training time, the same on every rank
+  uint32_t flags = 0;  // bitwise or of EngineOptions::flags over ranks, the same on every rank
   std::vector<LayerFigures> layers;
 };
 
@@ -85,7 +93,9 @@ class TrainEngine {
   // Gradients of `batch` (this rank's part, microbatch after microbatch) without an update of
   // weights; thresholds move. For tests and Step.
   void ForwardBackward(const Batch& batch);
-  // One optimiser step. step: 0 for the first. elapsed_seconds: training time so far (rank 0's
+  // One optimiser step. Throws NonFiniteScoreError before anything is updated but thresholds when
+  // loss, gradient norm or a score is not finite: "loss is not a number at step 7: ...", counted
+  // from 1. step: 0 for the first. elapsed_seconds: training time so far (rank 0's
   // counts). progress is a function of the step and of rank 0's time, see TrainingProgress.
   StepFigures Step(int64_t step, const Batch& batch, double elapsed_seconds);
 
@@ -135,6 +145,11 @@ class TrainEngine {
   void UpdateThresholds();
   std::vector<double> LocalScalars(double elapsed_seconds) const;
   Scalars GatherScalars(double elapsed_seconds);
+  // Throws NonFiniteScoreError when the step must not be made.
+  void CheckFinite(const StepFigures& figures, int64_t step) const;
+  // The parameter nearest to the output, of this rank's part, whose gradient is not finite; empty
+  // when there is none.
+  std::string BadGradient() const;
   LayerFigures FiguresOf(size_t layer, const Scalars& scalars) const;
   void Update(const StepFigures& figures, int64_t step, double clip_scale);
   // After a change of the master weights.
@@ -144,6 +159,9 @@ class TrainEngine {
   std::vector<StateRun> OwnedExpertRuns(const std::string& prefix, const at::Tensor& flat);
   std::vector<StateRun> ExpertWeightRuns(bool owned_only);
   std::vector<StateRun> OptimizerState();
+  void Advance() const {
+    if (options_.activity != nullptr) options_.activity->Advance();
+  }
   at::Tensor Zeros(int64_t elements) const;
   at::ScalarType compute_dtype() const { return rounded_ ? at::kBFloat16 : options_.dtype; }
 
@@ -169,6 +187,7 @@ class TrainEngine {
   std::vector<std::vector<at::Tensor>> selections_, quantiles_;
   std::vector<MoeLayer::SavedPtr> moe_saved_;
   PhaseSeconds phases_;
+  std::vector<std::string> segment_words_, moe_words_;  // for the activity: "blocks 0 to 2"
 };
 
 }  // namespace diffmoe

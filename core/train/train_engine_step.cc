@@ -17,6 +17,10 @@
 namespace diffmoe {
 namespace {
 
+// Squares of larger gradients leave the range of fp32 in the optimiser's state.
+constexpr double kLargestGradientNorm = 1e18;
+constexpr char kNonFiniteHint[] = "; lower the learning rate or check the data";
+
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -60,6 +64,7 @@ int64_t MostOwned(const ExpertPlacement& placement) {
 // units, chunks or experts in ascending order, whatever the number of ranks.
 struct TrainEngine::Scalars {
   double elapsed_seconds = 0;
+  uint32_t flags = 0;
   double loss = 0, router_loss = 0, norm_squared = 0;
   struct Layer {
     std::vector<double> tokens_per_expert;
@@ -68,12 +73,13 @@ struct TrainEngine::Scalars {
   std::vector<Layer> layers;
 };
 
-// Layout of one rank's row: elapsed time; per microbatch the units' losses and per layer {router
-// loss and entropy of each unit, tokens per expert, tokens without expert, agreeing decisions};
-// then squared gradient norms per chunk of the dense slice and per (layer, owned expert), the
-// latter padded to the largest number of owned experts.
+// Layout of one rank's row: elapsed time; flags; per microbatch the units' losses and per layer
+// {router loss and entropy of each unit, tokens per expert, tokens without expert, agreeing
+// decisions}; then squared gradient norms per chunk of the dense slice and per (layer, owned
+// expert), the latter padded to the largest number of owned experts.
 std::vector<double> TrainEngine::LocalScalars(double elapsed_seconds) const {
-  std::vector<double> row{elapsed_seconds};
+  std::vector<double> row{elapsed_seconds,
+                          options_.flags ? static_cast<double>(options_.flags()) : 0.0};
   const auto append = [&](const std::vector<double>& values) {
     row.insert(row.end(), values.begin(), values.end());
   };
@@ -128,8 +134,9 @@ TrainEngine::Scalars TrainEngine::GatherScalars(double elapsed_seconds) {
 
   Scalars out;
   out.elapsed_seconds = values[0];
+  for (int64_t r = 0; r < ranks; ++r) out.flags |= static_cast<uint32_t>(values[r * length + 1]);
   out.layers.resize(moe_layers_.size());
-  int64_t at = 1;
+  int64_t at = 2;
   // Calls add(value) for the next `count` values of every rank, rank after rank.
   const auto take = [&](int64_t count, const auto& add) {
     for (int64_t r = 0; r < ranks; ++r) {
@@ -160,8 +167,42 @@ TrainEngine::Scalars TrainEngine::GatherScalars(double elapsed_seconds) {
   return out;
 }
 
+std::string TrainEngine::BadGradient() const {
+  std::string name;
+  const int64_t begin = layout_.slice_begin();
+  ForEachRun(layout_, begin, begin + layout_.slice_elements(),
+             [&](const ParameterPlace& place, int64_t from, int64_t count) {
+               const at::Tensor part = gradient_slice_.narrow(0, from - begin, count);
+               if (!std::isfinite(SumSquares(part))) name = place.info->name;
+             });
+  if (!name.empty()) return name;
+  for (const OwnedRun& run : layout_.owned_experts()) {
+    const at::Tensor part =
+        gradients_.experts().narrow(0, run.place.offset, run.place.info->elements());
+    if (!std::isfinite(SumSquares(part))) name = run.place.info->name;
+  }
+  return name;
+}
+
+void TrainEngine::CheckFinite(const StepFigures& figures, int64_t step) const {
+  if (!std::isfinite(figures.loss)) {
+    throw NonFiniteScoreError(absl::StrCat("loss is not a number at step ", step + 1, ": ",
+                                           figures.loss, kNonFiniteHint));
+  }
+  if (figures.grad_norm < kLargestGradientNorm) return;
+  const std::string name = BadGradient();
+  throw NonFiniteScoreError(absl::StrCat(
+      "gradient norm is not a number at step ", step + 1, ": ", figures.grad_norm,
+      name.empty() ? "" : absl::StrCat(", in the gradient of ", name), kNonFiniteHint));
+}
+
 StepFigures TrainEngine::Step(int64_t step, const Batch& batch, double elapsed_seconds) {
-  ForwardBackward(batch);
+  try {
+    ForwardBackward(batch);
+  } catch (const NonFiniteScoreError& error) {
+    throw NonFiniteScoreError(absl::StrCat("loss is not a number at step ", step + 1, ": ",
+                                           error.what(), kNonFiniteHint));
+  }
   const double scalars_begin = Now();
   const Scalars scalars = GatherScalars(elapsed_seconds);
   phases_.reduce += Now() - scalars_begin;
@@ -178,16 +219,14 @@ StepFigures TrainEngine::Step(int64_t step, const Batch& batch, double elapsed_s
   }
   figures.grad_norm = std::sqrt(scalars.norm_squared);
   figures.elapsed_seconds = scalars.elapsed_seconds;
-  if (!std::isfinite(figures.loss) || !std::isfinite(figures.grad_norm)) {
-    throw NonFiniteScoreError(absl::StrCat(
-        "step ", step, ": loss ", figures.loss, " and gradient norm ", figures.grad_norm,
-        " must be finite; lower the learning rate or check the data"));
-  }
+  figures.flags = scalars.flags;
+  CheckFinite(figures, step);
   figures.learning_rate = LearningRateAt(config_.optimizer, step,
                                          TrainingProgress(config_, step, scalars.elapsed_seconds));
   const double clip = config_.optimizer.clip_norm;
   const double scale = clip > 0 && figures.grad_norm > clip ? clip / figures.grad_norm : 1.0;
 
+  const ActivityScope scope(options_.activity, "the optimizer's update");
   const double update_begin = Now(), waited = collectives_.counters().seconds;
   Update(figures, step, scale);
   const double gather = collectives_.counters().seconds - waited;

@@ -185,9 +185,10 @@ TEST(Collectives, UnequalCountsAreRefused) {
     // Rank 0's counts agree; it learns of the end in its next collective.
     collectives.AllGather(out, at::zeros({16}), "next");
   });
-  EXPECT_EQ(said[1],
-            "rank 1 of 2, dispatch of block 3: expected 192 bytes from rank 0, it sends 224");
-  EXPECT_EQ(said[0], "rank 0 of 2, next: rank 1 has left the group");
+  EXPECT_EQ(
+      said[1],
+      "rank 1 of 2, all-to-all dispatch of block 3: expected 192 bytes from rank 0, it sends 224");
+  EXPECT_EQ(said[0], "rank 0 of 2, all-gather next: rank 1 has left the group");
 }
 
 TEST(Collectives, CountsThatDoNotFitTheBuffersAreRefused) {
@@ -211,8 +212,8 @@ TEST(Collectives, RanksInDifferentCollectivesAreTold) {
     at::Tensor out = at::zeros({2, 4});
     collectives.AllGather(out, at::zeros({4}), collectives.rank() == 0 ? "weights" : "scalars");
   });
-  EXPECT_EQ(said[0], "rank 0 of 2, weights: rank 1 is in another collective: scalars");
-  EXPECT_EQ(said[1], "rank 1 of 2, scalars: rank 0 is in another collective: weights");
+  EXPECT_EQ(said[0], "rank 0 of 2, all-gather weights: rank 1 is in another collective: scalars");
+  EXPECT_EQ(said[1], "rank 1 of 2, all-gather scalars: rank 0 is in another collective: weights");
 }
 
 TEST(Collectives, AFailedGroupStaysFailed) {
@@ -222,9 +223,9 @@ TEST(Collectives, AFailedGroupStaysFailed) {
     EXPECT_THROW(collectives.AllGather(out, at::zeros({4}), "weights"), CollectiveError);
     collectives.AllGather(out, at::zeros({4}), "scalars");
   });
-  EXPECT_EQ(
-      said[0],
-      "rank 0 of 2, scalars: the group has failed before: weights: rank 1 has left the group");
+  EXPECT_EQ(said[0],
+            "rank 0 of 2, all-gather scalars: the group has failed before: weights: rank 1 has "
+            "left the group");
 }
 
 TEST(Collectives, WhatARankPublishedBeforeItLeftStillArrives) {

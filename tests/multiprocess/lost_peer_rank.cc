@@ -1,6 +1,8 @@
 // A rank of lost_peer_test: gathers until a collective fails, then says so.
 //
 //   lost_peer_rank STORE_FILE RANK WORLD_SIZE TIMEOUT_MS gloo|shared
+//
+// Joins with a timeout of a minute; TIMEOUT_MS holds for what comes then.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
@@ -13,6 +15,8 @@
 #include "core/parallel/gloo_collectives.h"
 #include "core/parallel/shared_memory_collectives.h"
 
+constexpr std::chrono::minutes kJoinTimeout(1);
+
 int main(int argc, char** argv) {
   if (argc != 6) return 2;
   const int rank = std::atoi(argv[2]), world_size = std::atoi(argv[3]);
@@ -20,10 +24,11 @@ int main(int argc, char** argv) {
   const auto store = c10::make_intrusive<c10d::FileStore>(argv[1], world_size);
   std::unique_ptr<diffmoe::Collectives> collectives;
   if (std::string(argv[5]) == "gloo") {
-    collectives = diffmoe::MakeGlooCollectives(store, rank, world_size, timeout);
+    collectives = diffmoe::MakeGlooCollectives(store, rank, world_size, kJoinTimeout);
   } else {
-    collectives = diffmoe::MakeCollectives(store, rank, world_size, {.timeout = timeout});
+    collectives = diffmoe::MakeCollectives(store, rank, world_size, {.timeout = kJoinTimeout});
   }
+  collectives->SetTimeout(timeout);
   std::printf("rank %d over %s\n", rank, collectives->transport());
   std::fflush(stdout);
   at::Tensor out = at::empty({world_size, 100'000});

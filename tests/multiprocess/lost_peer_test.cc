@@ -43,8 +43,8 @@ class LostPeer : public ::testing::TestWithParam<const char*> {
     const auto exit = ranks_[0]->Wait(kLimit);
     EXPECT_TRUE(exit.ok()) << exit.status();
     EXPECT_EQ(exit->exit_code, 7) << ranks_[0]->Err();
-    EXPECT_THAT(ranks_[0]->Out(),
-                HasSubstr(absl::StrCat("rank 0 of ", ranks_.size(), ", weight gather: ")));
+    EXPECT_THAT(ranks_[0]->Out(), HasSubstr(absl::StrCat("rank 0 of ", ranks_.size(),
+                                                         ", all-gather weight gather: ")));
     return absl::Now() - begin;
   }
 
@@ -84,6 +84,15 @@ TEST_P(LostPeer, AStoppedPeerIsGivenUpAtTheTimeout) {
   EXPECT_LT(took, absl::Seconds(3));
   if (shared()) {
     EXPECT_THAT(ranks_[0]->Out(), HasSubstr("rank 1 did not come within 1000 ms"));
+  }
+}
+
+TEST_P(LostPeer, EveryPeerThatIsMissingIsNamed) {
+  Start(4, 1'000);
+  for (const size_t rank : {1, 3}) ranks_[rank]->Signal(SIGSTOP);
+  EXPECT_LT(Survive(), absl::Seconds(3));
+  if (shared()) {
+    EXPECT_THAT(ranks_[0]->Out(), HasSubstr("ranks 1, 3 did not come within 1000 ms"));
   }
 }
 

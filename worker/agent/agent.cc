@@ -112,6 +112,10 @@ metrics::RankExitCause MetricCause(pb::ExitCause cause) {
       return metrics::RankExitCause::kDone;
     case pb::EXIT_CAUSE_STOPPED:
       return metrics::RankExitCause::kStopped;
+    case pb::EXIT_CAUSE_HANG:
+      return metrics::RankExitCause::kHang;
+    case pb::EXIT_CAUSE_OUT_OF_MEMORY:
+      return metrics::RankExitCause::kOutOfMemory;
     case pb::EXIT_CAUSE_SIGNAL:
       return metrics::RankExitCause::kSignal;
     case pb::EXIT_CAUSE_EXIT_CODE:

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -136,7 +137,17 @@ absl::Status CoordinatorLink::RunSession(const std::string& address) {
   }
   outbox_->BeginSession();
   auto stream = stub->Session(&context);
-  std::thread reader([this, &stream, &address] { ReadSession(stream.get(), address); });
+  std::thread reader;
+  try {
+    reader = std::thread([this, &stream, &address] { ReadSession(stream.get(), address); });
+  } catch (const std::system_error& error) {
+    context.TryCancel();
+    stream->Finish();
+    absl::MutexLock lock(&mutex_);
+    context_ = nullptr;
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no thread for the session with the coordinator: ", error.what()));
+  }
   Converse(stream.get(), &context, address);
   reader.join();
   const grpc::Status finished = stream->Finish();

@@ -10,8 +10,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
 
 #include "absl/status/status.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/atomic_file.h"
 
@@ -159,6 +161,17 @@ std::optional<ProcessExit> Reap(pid_t pid) {
 }
 
 void SignalGroup(pid_t pid, int signal) { kill(-pid, signal); }
+
+std::string ProcessState(pid_t pid) {
+  std::ifstream in(absl::StrCat("/proc/", pid, "/status"));
+  constexpr char kKey[] = "State:";
+  for (std::string line; std::getline(in, line);) {
+    if (line.rfind(kKey, 0) == 0) {
+      return std::string(absl::StripAsciiWhitespace(line.substr(sizeof(kKey) - 1)));
+    }
+  }
+  return "gone";
+}
 
 std::string LogTail(const std::string& path, size_t max_bytes) {
   Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));

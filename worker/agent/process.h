@@ -37,6 +37,9 @@ std::optional<ProcessExit> Reap(pid_t pid);
 // Sends `signal` to the child's process group.
 void SignalGroup(pid_t pid, int signal);
 
+// State of a process in the kernel's words, "T (stopped)"; "gone" when there is none.
+std::string ProcessState(pid_t pid);
+
 // The last `max_bytes` of a log file; empty when it can't be read.
 std::string LogTail(const std::string& path, size_t max_bytes);
 

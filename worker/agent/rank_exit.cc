@@ -1,9 +1,14 @@
 #include "worker/agent/rank_exit.h"
 
+#include <signal.h>
 #include <string.h>
 
+#include <vector>
+
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace diffmoe {
 namespace {
@@ -15,11 +20,19 @@ std::string SignalName(int signal) {
   return name == nullptr ? absl::StrCat("signal ", signal) : absl::StrCat("SIG", name);
 }
 
-// The last line that isn't empty: the place where a dying program says why.
-std::string LastLine(const std::string& log_tail) {
-  std::string text(absl::StripAsciiWhitespace(log_tail));
-  const size_t start = text.rfind('\n');
-  return start == std::string::npos ? text : text.substr(start + 1);
+// The last line that isn't empty: the place where a dying program says why. Before the line of a
+// crash report (core/base/crash_report.h) an abort has said more.
+std::string LastLine(const std::string& log_tail, bool aborted) {
+  const std::vector<std::string> lines = absl::StrSplit(log_tail, '\n', absl::SkipWhitespace());
+  if (lines.empty()) return "";
+  const std::string last(absl::StripAsciiWhitespace(lines.back()));
+  if (!aborted || lines.size() < 2 || !absl::StartsWith(last, "crash: ")) return last;
+  return absl::StrCat(last, "; before it: ", absl::StripAsciiWhitespace(lines[lines.size() - 2]));
+}
+
+std::string LastWords(const RankEnd& end) {
+  const std::string last = LastLine(end.log_tail, end.exit.signal == SIGABRT);
+  return last.empty() ? "" : absl::StrCat("; last line of ", end.log_path, ": ", last);
 }
 
 std::string HowItDied(const RankEnd& end) {
@@ -32,16 +45,18 @@ std::string HowItDied(const RankEnd& end) {
     out = absl::StrCat("ended with exit code ", end.exit.code, " without saying why");
   }
   if (!end.kill_reason.empty()) absl::StrAppend(&out, " by its worker: ", end.kill_reason);
-  const std::string last = LastLine(end.log_tail);
-  if (!last.empty()) absl::StrAppend(&out, "; last line of ", end.log_path, ": ", last);
-  return out;
+  return absl::StrCat(out, LastWords(end));
 }
 
 pb::ExitCause CauseOf(const RankEnd& end) {
   const bool clean = end.exit.signal == 0 && end.exit.code == 0;
   if (end.done && (clean || !end.kill_reason.empty())) return pb::EXIT_CAUSE_DONE;
   if (end.stop_requested) return pb::EXIT_CAUSE_STOPPED;
+  if (!end.hang.empty()) return pb::EXIT_CAUSE_HANG;
   if (end.failure.has_value()) return pb::EXIT_CAUSE_ERROR;
+  if (end.out_of_memory && end.exit.signal == SIGKILL && end.kill_reason.empty()) {
+    return pb::EXIT_CAUSE_OUT_OF_MEMORY;
+  }
   return end.exit.signal != 0 ? pb::EXIT_CAUSE_SIGNAL : pb::EXIT_CAUSE_EXIT_CODE;
 }
 
@@ -62,6 +77,15 @@ void FillExit(const RankEnd& end, pb::RankExited* out) {
       break;
     case pb::EXIT_CAUSE_ERROR:
       out->set_message(failure);
+      break;
+    case pb::EXIT_CAUSE_HANG:
+      out->set_message(end.hang);
+      break;
+    case pb::EXIT_CAUSE_OUT_OF_MEMORY:
+      out->set_message(absl::StrCat(
+          "killed by the system because memory ran out; lower train.global_batch or the model's "
+          "size, or give the worker more memory",
+          LastWords(end)));
       break;
     default:
       out->set_message(HowItDied(end));

@@ -18,6 +18,8 @@ struct RankEnd {
   bool stop_requested = false;
   std::string stop_reason = {};
   std::string kill_reason = {};  // why the worker killed it by itself; empty when it didn't
+  std::string hang = {};  // why the worker killed it as hung, in a sentence; empty when it didn't
+  bool out_of_memory = false;  // the system killed a process of this worker's memory group lately
   std::string log_tail = {};
   std::string log_path = {};
 };

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <system_error>
 #include <thread>
 
 #include "absl/synchronization/notification.h"
@@ -33,6 +34,8 @@ void ReadSession(Stream* stream, const pb::RankHello& hello, RankSupervisor* sup
         supervisor->Done(hello, message.done().step());
         return;
       case pb::RankMessage::kHeartbeat:
+        supervisor->Heartbeat(hello, message.heartbeat());
+        break;
       case pb::RankMessage::kHello:
       case pb::RankMessage::MESSAGE_NOT_SET:
         break;
@@ -55,12 +58,19 @@ grpc::Status RankService::Session(grpc::ServerContext* context, Stream* stream) 
     return ToGrpc(queue.status());
   }
   absl::Notification written;
-  std::thread writer([&written, stream, commands = *queue] {
-    pb::RankCommand command;
-    while (commands->Next(&command) && stream->Write(command)) {
-    }
-    written.Notify();
-  });
+  std::thread writer;
+  try {
+    writer = std::thread([&written, stream, commands = *queue] {
+      pb::RankCommand command;
+      while (commands->Next(&command) && stream->Write(command)) {
+      }
+      written.Notify();
+    });
+  } catch (const std::system_error& error) {
+    supervisor_->Detach(hello);
+    return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                        std::string("the worker has no thread for this session: ") + error.what());
+  }
   ReadSession(stream, hello, supervisor_);
   (*queue)->Close();
   if (!written.WaitForNotificationWithTimeout(kWriterTimeout)) context->TryCancel();

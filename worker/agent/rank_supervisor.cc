@@ -20,10 +20,14 @@ constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 constexpr int64_t kConnectLimitMs = 120'000;
 constexpr int64_t kLingerLimitMs = 30'000;
 constexpr int64_t kCooperativeMs = 1'000;
+// What is left of the grace when a rank that saves a checkpoint is told to stop at once.
+constexpr int64_t kGiveUpSavingMs = 3'000;
 // How long the last words of a dead rank may still be under way in its session.
 constexpr int64_t kLastWordsMs = 700;
 constexpr size_t kLogTailBytes = 4096;
-constexpr int64_t kMaxTickMs = 60'000;
+constexpr int64_t kMaxTickMs = 1'000;
+// A tick that comes so much later than it was wanted means that this process didn't run.
+constexpr int64_t kOwnPauseMs = 2'000;
 
 std::string Describe(const pb::StartRank& start) {
   return absl::StrCat("rank ", start.rank(), " of ", start.group().id(), " epoch ",
@@ -98,6 +102,7 @@ void RankSupervisor::Start(const pb::StartRank& start) {
   rank.start.set_rank_address(rank_address_);
   rank.pid = *pid;
   rank.log_path = log_path;
+  rank.plain_stop_at_ms = kNever;
   rank.terminate_at_ms = kNever;
   rank.kill_at_ms = clock_->MonotonicMs() + kConnectLimitMs;
   rank.kill_reason = "it did not connect within 2 minutes";
@@ -111,16 +116,35 @@ void RankSupervisor::Start(const pb::StartRank& start) {
   KillPoint("rank.start_reported");
 }
 
-void RankSupervisor::RequestStop(Rank& rank, int64_t terminate_in_ms, int64_t kill_in_ms,
-                                 const std::string& reason) {
+void RankSupervisor::SendPlainStop(Rank& rank) {
+  rank.plain_stop_at_ms = kNever;
+  if (rank.plain_stop_sent) return;
+  rank.plain_stop_sent = true;
+  pb::RankCommand command;
+  command.mutable_stop()->set_reason(rank.stop_reason);
+  rank.commands->Push(std::move(command));
+}
+
+void RankSupervisor::RequestStop(Rank& rank, int64_t plain_stop_in_ms, int64_t terminate_in_ms,
+                                 int64_t kill_in_ms, const std::string& reason) {
   const int64_t now = clock_->MonotonicMs();
   if (!rank.stop_requested) {
     rank.stop_requested = true;
     rank.stop_reason = reason;
-    pb::RankCommand command;
-    command.mutable_stop()->set_reason(reason);
-    rank.commands->Push(std::move(command));
-    if (!rank.attached) terminate_in_ms = 0;
+    if (!rank.attached) {
+      // It has nothing to save and nobody who would hear of the stop.
+      plain_stop_in_ms = terminate_in_ms = 0;
+    } else if (plain_stop_in_ms > 0) {
+      pb::RankCommand command;
+      command.mutable_stop()->set_reason(reason);
+      command.mutable_stop()->set_save(true);
+      rank.commands->Push(std::move(command));
+    }
+  }
+  if (plain_stop_in_ms <= 0) {
+    SendPlainStop(rank);
+  } else if (!rank.plain_stop_sent) {
+    rank.plain_stop_at_ms = std::min(rank.plain_stop_at_ms, now + plain_stop_in_ms);
   }
   rank.terminate_at_ms = std::min(rank.terminate_at_ms, now + terminate_in_ms);
   rank.kill_at_ms = std::min(rank.kill_at_ms, now + kill_in_ms);
@@ -133,15 +157,17 @@ void RankSupervisor::Stop(const pb::StopGroup& stop) {
     const pb::GroupId& group = rank.start.group();
     if (group.id() != stop.group().id() || group.epoch() > stop.group().epoch()) continue;
     LogInfo("worker", "stopping a rank",
-            {{"rank", Describe(rank.start)}, {"reason", stop.reason()}});
-    RequestStop(rank, std::min(kCooperativeMs, grace / 2), grace, stop.reason());
+            {{"rank", Describe(rank.start)}, {"reason", stop.reason()}, {"save", stop.save()}});
+    const int64_t plain = stop.save() ? grace - std::min(kGiveUpSavingMs, grace / 4) : 0;
+    RequestStop(rank, plain, plain + std::min(kCooperativeMs, (grace - plain) / 2), grace,
+                stop.reason());
   }
 }
 
 void RankSupervisor::StopAll(absl::Duration grace, const std::string& reason) {
   absl::MutexLock lock(&mutex_);
   for (auto& [key, rank] : ranks_) {
-    RequestStop(rank, 0, absl::ToInt64Milliseconds(grace), reason);
+    RequestStop(rank, 0, 0, absl::ToInt64Milliseconds(grace), reason);
   }
 }
 
@@ -153,10 +179,17 @@ absl::Duration RankSupervisor::Tick() {
   absl::MutexLock lock(&mutex_);
   const int64_t now = clock_->MonotonicMs();
   int64_t next = now + kMaxTickMs;
+  if (next_tick_ms_ != 0 && now > next_tick_ms_ + kOwnPauseMs) {
+    LogWarning("worker", "this worker did not run for a while",
+               {{"late_by_ms", now - next_tick_ms_}, {"ranks", ranks_.size()}});
+    for (auto& [key, rank] : ranks_) rank.watch.Forgive(now - next_tick_ms_);
+  }
+  oom_.Poll(now);
   for (auto entry = ranks_.begin(); entry != ranks_.end();) {
     auto current = entry++;
     Rank& rank = current->second;
     if (!rank.exit.has_value()) {
+      KillIfHung(rank, now);
       SendDueSignals(rank, now);
       rank.exit = Reap(rank.pid);
       if (rank.exit.has_value()) rank.report_by_ms = now + kLastWordsMs;
@@ -165,13 +198,29 @@ absl::Duration RankSupervisor::Tick() {
       ReportExit(current);
       continue;
     }
-    next = std::min(next, rank.exit.has_value() ? rank.report_by_ms
-                                                : std::min(rank.terminate_at_ms, rank.kill_at_ms));
+    next = std::min(next, rank.watch.due_ms());
+    next = std::min(next,
+                    rank.exit.has_value()
+                        ? rank.report_by_ms
+                        : std::min({rank.plain_stop_at_ms, rank.terminate_at_ms, rank.kill_at_ms}));
   }
+  next_tick_ms_ = ranks_.empty() ? 0 : std::max(now, next);
   return absl::Milliseconds(std::max<int64_t>(0, next - now));
 }
 
+void RankSupervisor::KillIfHung(Rank& rank, int64_t now_ms) {
+  const std::optional<std::string> verdict = rank.watch.Verdict(now_ms);
+  if (!verdict.has_value()) return;
+  rank.hang = absl::StrCat("rank ", rank.start.rank(), " hangs: ", *verdict, "; its process ",
+                           rank.pid, " was in state ", ProcessState(rank.pid));
+  rank.watch.End();
+  LogWarning("worker", "killing a rank that hangs",
+             {{"rank", Describe(rank.start)}, {"pid", rank.pid}, {"reason", rank.hang}});
+  SignalGroup(rank.pid, SIGKILL);
+}
+
 void RankSupervisor::SendDueSignals(Rank& rank, int64_t now_ms) {
+  if (now_ms >= rank.plain_stop_at_ms) SendPlainStop(rank);
   if (now_ms >= rank.terminate_at_ms) {
     rank.terminate_at_ms = kNever;
     SignalGroup(rank.pid, SIGTERM);
@@ -202,6 +251,8 @@ void RankSupervisor::ReportExit(Ranks::iterator entry) {
             .stop_requested = rank.stop_requested,
             .stop_reason = rank.stop_reason,
             .kill_reason = killed_by_us ? rank.kill_reason : "",
+            .hang = rank.hang,
+            .out_of_memory = oom_.KilledLately(clock_->MonotonicMs()),
             .log_tail = LogTail(rank.log_path, kLogTailBytes),
             .log_path = rank.log_path},
            &exited);
@@ -293,6 +344,7 @@ absl::StatusOr<std::shared_ptr<CommandQueue>> RankSupervisor::Attach(const pb::R
   }
   rank->had_session = true;
   rank->attached = true;
+  rank->watch.Begin(clock_->MonotonicMs());
   if (!rank->stop_requested) {
     rank->kill_at_ms = kNever;
     rank->kill_reason.clear();
@@ -308,6 +360,14 @@ void RankSupervisor::Report(const pb::RankHello& hello, pb::RankReport report) {
   *report.mutable_group() = rank->start.group();
   report.set_rank(rank->start.rank());
   events_->RankReported(rank->start, std::move(report));
+}
+
+void RankSupervisor::Heartbeat(const pb::RankHello& hello, const pb::RankHeartbeat& heartbeat) {
+  absl::MutexLock lock(&mutex_);
+  Rank* rank = Find(hello);
+  if (rank == nullptr) return;
+  rank->step = std::max(rank->step, heartbeat.step());
+  rank->watch.Hear(heartbeat, clock_->MonotonicMs());
 }
 
 void RankSupervisor::Failed(const pb::RankHello& hello, const pb::RankFailure& failure) {
@@ -332,6 +392,7 @@ void RankSupervisor::Detach(const pb::RankHello& hello) {
   if (rank == nullptr) return;
   rank->commands->Close();
   rank->attached = false;
+  rank->watch.End();
   if (rank->stop_requested) return;
   rank->kill_at_ms = clock_->MonotonicMs() + kLingerLimitMs;
   rank->kill_reason = "it lived on for 30 s after its session had ended";

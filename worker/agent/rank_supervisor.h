@@ -1,6 +1,8 @@
 // The rank processes of this worker: starts them on slots, speaks to their sessions, stops them,
 // sees their death and says why they ended.
 //
+// A rank that hangs (hang_watch.h) is killed, and its exit says where it hung.
+//
 // A slot is free again once its process has been reaped. A rank that doesn't connect within 2
 // minutes, or lives on for 30 s after its session has ended, is killed.
 //
@@ -26,6 +28,8 @@
 #include "diffmoe/worker/v1/rank_plane.pb.h"
 #include "diffmoe/worker/v1/worker_plane.pb.h"
 #include "worker/agent/command_queue.h"
+#include "worker/agent/hang_watch.h"
+#include "worker/agent/oom_watch.h"
 #include "worker/agent/process.h"
 #include "worker/agent/worker_directory.h"
 
@@ -53,7 +57,9 @@ class RankSupervisor {
   // Failures come as RankExited with EXIT_CAUSE_SPAWN. A rank that runs already is announced again.
   void Start(const worker::v1::StartRank& start);
   // StopRank over the session, SIGTERM a second later (or after half the grace), SIGKILL after the
-  // grace. Ranks of earlier epochs of the group are stopped as well.
+  // grace. With `save` the plain StopRank and SIGTERM come when a quarter of the grace, at most 3
+  // s, is left. A later Stop may only shorten what is left. Ranks of earlier epochs of the group
+  // are stopped as well.
   void Stop(const worker::v1::StopGroup& stop);
   // For the end of the worker: SIGTERM at once, SIGKILL after the grace.
   void StopAll(absl::Duration grace, const std::string& reason);
@@ -74,6 +80,7 @@ class RankSupervisor {
   // yet; the queue holds the rank's assignment. Errors: PERMISSION_DENIED, ALREADY_EXISTS.
   absl::StatusOr<std::shared_ptr<CommandQueue>> Attach(const worker::v1::RankHello& hello);
   void Report(const worker::v1::RankHello& hello, worker::v1::RankReport report);
+  void Heartbeat(const worker::v1::RankHello& hello, const worker::v1::RankHeartbeat& heartbeat);
   void Failed(const worker::v1::RankHello& hello, const worker::v1::RankFailure& failure);
   void Done(const worker::v1::RankHello& hello, int64_t step);
   void Detach(const worker::v1::RankHello& hello);
@@ -89,12 +96,16 @@ class RankSupervisor {
     bool attached = false;
     bool had_session = false;
     int64_t step = 0;
+    HangWatch watch;
+    std::string hang;  // what the watch said when it was killed for it
     std::optional<worker::v1::RankFailure> failure;
     bool done = false;
-    bool stop_requested = false;
+    bool stop_requested = false;   // with or without a checkpoint
+    bool plain_stop_sent = false;  // without
     std::string stop_reason;
     std::string kill_reason;  // why this worker killed it without being asked
     // Monotonic times; kNever when not due.
+    int64_t plain_stop_at_ms;
     int64_t terminate_at_ms;
     int64_t kill_at_ms;
     // Set once reaped: the exit is reported when the session has ended too, or at the given time.
@@ -113,8 +124,11 @@ class RankSupervisor {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RefuseStart(const worker::v1::StartRank& start, const absl::Status& status)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void RequestStop(Rank& rank, int64_t terminate_in_ms, int64_t kill_in_ms,
-                   const std::string& reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RequestStop(Rank& rank, int64_t plain_stop_in_ms, int64_t terminate_in_ms,
+                   int64_t kill_in_ms, const std::string& reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SendPlainStop(Rank& rank) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void KillIfHung(Rank& rank, int64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendDueSignals(Rank& rank, int64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReportExit(Ranks::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool GroupRuns(const worker::v1::GroupId& group) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -128,6 +142,8 @@ class RankSupervisor {
   RankEvents* const events_;
   mutable absl::Mutex mutex_;
   Ranks ranks_ ABSL_GUARDED_BY(mutex_);
+  OomWatch oom_ ABSL_GUARDED_BY(mutex_);
+  int64_t next_tick_ms_ ABSL_GUARDED_BY(mutex_) = 0;  // when the last Tick wanted the next; 0: none
 };
 
 }  // namespace diffmoe

@@ -3,10 +3,22 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "core/base/log.h"
 
 namespace diffmoe {
+namespace {
+
+size_t Bytes(const StateRun& run) { return static_cast<size_t>(run.elements) * sizeof(float); }
+
+size_t Bytes(const std::vector<StateRun>& runs) {
+  size_t bytes = 0;
+  for (const StateRun& run : runs) bytes += Bytes(run);
+  return bytes;
+}
+
+}  // namespace
 
 CheckpointWriter::~CheckpointWriter() { Join(); }
 
@@ -14,18 +26,23 @@ void CheckpointWriter::Join() {
   if (sender_.joinable()) sender_.join();
 }
 
+void CheckpointWriter::Prepare(const std::vector<StateRun>& runs) {
+  const size_t bytes = Bytes(runs);
+  if (bytes <= staging_bytes_) return;
+  staging_.reset();
+  staging_ = std::make_unique<char[]>(bytes);
+  staging_bytes_ = bytes;
+}
+
 void CheckpointWriter::Stage(const std::vector<StateRun>& runs) {
-  size_t bytes = 0;
-  for (const StateRun& run : runs) bytes += static_cast<size_t>(run.elements) * sizeof(float);
-  staging_.resize(bytes);
+  Prepare(runs);
   staged_.clear();
-  size_t offset = 0;
+  staged_.reserve(runs.size());
+  char* to = staging_.get();
   for (const StateRun& run : runs) {
-    const size_t size = static_cast<size_t>(run.elements) * sizeof(float);
-    std::memcpy(staging_.data() + offset, run.data, size);
-    staged_.push_back(
-        {run.name, "F32", run.shape, run.first_element, run.elements, staging_.data() + offset});
-    offset += size;
+    std::memcpy(to, run.data, Bytes(run));
+    staged_.push_back({run.name, "F32", run.shape, run.first_element, run.elements, to});
+    to += Bytes(run);
   }
 }
 
@@ -33,31 +50,38 @@ void CheckpointWriter::Save(int64_t step, const std::vector<StateRun>& runs,
                             std::optional<CheckpointSummaryData> summary) {
   Join();
   Stage(runs);
+  staged_step_ = step;
+  busy_ = true;
   sender_ = std::thread([this, step, summary = std::move(summary)] {
-    const absl::Status status = link_.PutShard(step, staged_, summary);
-    if (absl::IsAborted(status)) fenced_ = true;
-    if (!status.ok()) {
+    sent_ = link_.PutShard(step, staged_, summary);
+    if (absl::IsAborted(sent_)) fenced_ = true;
+    if (!sent_.ok()) {
       LogWarning("rank", "checkpoint was not saved; training goes on",
-                 {{"step", step}, {"error", status.message()}});
+                 {{"step", step}, {"error", sent_.message()}});
     }
+    busy_ = false;
   });
 }
 
-absl::Status CheckpointWriter::SaveLast(int64_t step, const std::vector<StateRun>& runs,
-                                        std::optional<CheckpointSummaryData> summary) {
+absl::Status CheckpointWriter::SaveDurably(int64_t step, const std::vector<StateRun>& runs,
+                                           std::optional<CheckpointSummaryData> summary) {
   Join();
+  if (staged_step_ == step && (sent_.ok() || absl::IsAborted(sent_))) return sent_;
   Stage(runs);
+  staged_step_ = -1;
   absl::Duration delay = absl::Milliseconds(200);
   while (true) {
     const absl::Status status = link_.PutShard(step, staged_, summary);
     if (status.ok() || absl::IsAborted(status)) return status;
     LogWarning(
-        "rank", "the last checkpoint was not saved; trying again",
+        "rank", "a checkpoint that the rank's end waits for was not saved; trying again",
         {{"step", step}, {"error", status.message()}, {"delay", absl::FormatDuration(delay)}});
     const absl::Time until = absl::Now() + delay;
     while (absl::Now() < until) {
-      if (link_.stop_requested())
-        return absl::CancelledError("asked to stop before the last checkpoint was saved");
+      if (link_.stop_requested()) {
+        return absl::CancelledError(
+            absl::StrCat("asked to stop before the checkpoint of step ", step, " was saved"));
+      }
       absl::SleepFor(absl::Milliseconds(50));
     }
     delay = std::min(delay * 2, absl::Seconds(5));

@@ -6,6 +6,9 @@
 #include <cstdlib>
 #include <string>
 
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/crash_report.h"
 #include "core/base/exit_code.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
@@ -59,12 +62,17 @@ int Main(int argc, char** argv) {
   KeepFreedMemory();
   at::set_num_threads(1);
 
+  InstallCrashReport(absl::StrCat("rank ", rank, " of ", group, " epoch ", epoch), nullptr);
   auto link = RankLink::Connect(socket_path, group, epoch, rank);
   if (!link.ok()) {
     LogError("rank", "no connection to the worker",
              {{"socket", socket_path}, {"error", link.status().message()}});
     return ExitCodeOf(link.status());
   }
+  InstallCrashReport(absl::StrCat("rank ", rank, " of ", group, " epoch ", epoch),
+                     &(*link)->activity());
+  // It goes with the link.
+  const auto forget = absl::MakeCleanup([] { ForgetActivity(); });
   int64_t step = (*link)->assignment().restore_step;
   absl::Status status = CatchErrors([&] { return RunRole(**link, &step); });
   // A peer that was stopped with this rank looks like a lost peer.
@@ -73,7 +81,8 @@ int Main(int argc, char** argv) {
     (*link)->SayDone(step);
     return kExitOk;
   }
-  if (absl::IsCancelled(status)) return kExitOk;
+  const bool asked = (*link)->stop_requested() || (*link)->save_requested();
+  if (absl::IsCancelled(status) && asked) return kExitOk;
   LogError("rank", "ended with an error",
            {{"rank", rank}, {"step", step}, {"error", status.message()}});
   (*link)->SayFailure(status, step);

@@ -27,7 +27,7 @@ void ProgressMeter::Add(int64_t step, const StepFigures& figures, const PhaseSec
   samples_.push_back({figures, phases, data_seconds, step_seconds});
 }
 
-bool ProgressMeter::Due() const { return seconds_ >= kReportSeconds; }
+bool ProgressMeter::Due() const { return first_ || seconds_ >= kReportSeconds; }
 
 std::pair<ProgressReport, std::vector<StepReportRecord>> ProgressMeter::Take(double elapsed_seconds,
                                                                              int64_t bad_files,
@@ -68,6 +68,7 @@ std::pair<ProgressReport, std::vector<StepReportRecord>> ProgressMeter::Take(dou
                              layer.collectives, layer.rows_to_rank});
   }
   samples_.clear();
+  first_ = false;
   seconds_ = 0;
   return {std::move(report), std::move(records)};
 }

@@ -16,7 +16,7 @@ class ProgressMeter {
   // After step number `step` (1 for the first).
   void Add(int64_t step, const StepFigures& figures, const PhaseSeconds& phases,
            double data_seconds, double step_seconds);
-  // True about once per second.
+  // True after the first step, so that all see it run, and then about once per second.
   bool Due() const;
   // Means over the steps since the last call; phases as medians.
   std::pair<ProgressReport, std::vector<StepReportRecord>> Take(double elapsed_seconds,
@@ -29,6 +29,7 @@ class ProgressMeter {
     double data_seconds, step_seconds;
   };
   const TrainingConfig& config_;
+  bool first_ = true;
   int64_t step_ = 0;
   double seconds_ = 0;
   std::vector<Sample> samples_;

@@ -5,7 +5,10 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <deque>
+#include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -29,6 +32,7 @@ namespace pb = worker::v1;
 constexpr absl::Duration kAssignmentTimeout = absl::Seconds(20);
 constexpr absl::Duration kLastWordsTimeout = absl::Seconds(5);
 constexpr absl::Duration kCloseTimeout = absl::Seconds(2);
+constexpr std::chrono::milliseconds kHeartbeatInterval{500};
 constexpr absl::Duration kCallTimeout = absl::Seconds(30);
 constexpr size_t kMaxStepRecords = 100'000;
 constexpr size_t kRecordsPerMessage = 4096;
@@ -42,9 +46,12 @@ class RankLinkImpl final : public RankLink {
                int rank);
   ~RankLinkImpl() override;
 
+  // Starts the threads. RESOURCE_EXHAUSTED when the system gives none.
+  absl::Status Start();
   absl::Status WaitForAssignment();
 
   const RankAssignment& assignment() const override { return assignment_; }
+  Activity& activity() override { return activity_; }
   void Report(ProgressReport progress, std::vector<StepReportRecord> records) override;
   absl::Status PutShard(int64_t step, absl::Span<const TensorRun> runs,
                         const std::optional<CheckpointSummaryData>& summary) override;
@@ -55,6 +62,7 @@ class RankLinkImpl final : public RankLink {
   void SayDone(int64_t step) override;
   std::optional<RankCommandData> NextCommand(absl::Duration timeout) override;
   bool stop_requested() const override { return stop_requested_; }
+  bool save_requested() const override { return save_requested_; }
   absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) override;
   absl::Status KeySet(const std::string& key, const std::string& value) override;
   absl::StatusOr<std::string> KeyGet(const std::string& key, absl::Duration timeout) override;
@@ -67,6 +75,8 @@ class RankLinkImpl final : public RankLink {
  private:
   void ReadSession();
   void WriteSession();
+  // Makes heartbeats due, by a clock that nobody sets.
+  void Pulse();
   void HandleCommand(const pb::RankCommand& command);
   void PushCommand(RankCommandData command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The next message of the session; false when the session is at its end.
@@ -83,11 +93,12 @@ class RankLinkImpl final : public RankLink {
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<pb::RankPlane::Stub> rank_plane_;
   const std::unique_ptr<pb::BulkPlane::Stub> bulk_plane_;
+  Activity activity_;
   RankAssignment assignment_;  // constant after WaitForAssignment
   std::unique_ptr<SamplePusher> pusher_;
   grpc::ClientContext session_context_;
   std::unique_ptr<grpc::ClientReaderWriter<pb::RankMessage, pb::RankCommand>> session_;
-  std::atomic<bool> stop_requested_{false};
+  std::atomic<bool> stop_requested_{false}, save_requested_{false};
 
   absl::Mutex mutex_;
   bool assigned_ ABSL_GUARDED_BY(mutex_) = false;
@@ -102,8 +113,14 @@ class RankLinkImpl final : public RankLink {
   std::deque<StepReportRecord> records_ ABSL_GUARDED_BY(mutex_);
   std::deque<RankCommandData> commands_ ABSL_GUARDED_BY(mutex_);
 
+  bool heartbeat_due_ ABSL_GUARDED_BY(mutex_) = false;
+
+  std::mutex pulse_mutex_;
+  std::condition_variable pulse_end_;
+  bool pulse_ends_ = false;  // under pulse_mutex_
   std::thread reader_;
   std::thread writer_;
+  std::thread pulse_;
 };
 
 std::shared_ptr<grpc::Channel> ConnectTo(const std::string& socket_path) {
@@ -122,12 +139,33 @@ RankLinkImpl::RankLinkImpl(const std::string& socket_path, const std::string& gr
   assignment_.epoch = epoch;
   assignment_.rank = rank;
   session_ = rank_plane_->Session(&session_context_);
-  reader_ = std::thread([this] { ReadSession(); });
-  writer_ = std::thread([this] { WriteSession(); });
+}
+
+absl::Status RankLinkImpl::Start() {
+  try {
+    reader_ = std::thread([this] { ReadSession(); });
+    writer_ = std::thread([this] { WriteSession(); });
+    pulse_ = std::thread([this] { Pulse(); });
+  } catch (const std::system_error& error) {
+    session_context_.TryCancel();
+    absl::MutexLock lock(&mutex_);
+    // Nobody will end what has no thread.
+    if (!writer_.joinable()) write_ended_ = true;
+    if (!reader_.joinable()) session_over_ = true;
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no thread for the session with the worker: ", error.what()));
+  }
+  return absl::OkStatus();
 }
 
 RankLinkImpl::~RankLinkImpl() {
   pusher_.reset();
+  {
+    const std::lock_guard lock(pulse_mutex_);
+    pulse_ends_ = true;
+  }
+  pulse_end_.notify_all();
+  if (pulse_.joinable()) pulse_.join();
   {
     absl::MutexLock lock(&mutex_);
     closing_ = true;
@@ -139,8 +177,8 @@ RankLinkImpl::~RankLinkImpl() {
       session_context_.TryCancel();
     }
   }
-  writer_.join();
-  reader_.join();
+  if (writer_.joinable()) writer_.join();
+  if (reader_.joinable()) reader_.join();
 }
 
 absl::Status RankLinkImpl::WaitForAssignment() {
@@ -174,7 +212,9 @@ void RankLinkImpl::ReadSession() {
 }
 
 void RankLinkImpl::PushCommand(RankCommandData command) {
-  if (std::holds_alternative<StopCommand>(command)) stop_requested_ = true;
+  if (const auto* stop = std::get_if<StopCommand>(&command)) {
+    (stop->save ? save_requested_ : stop_requested_) = true;
+  }
   commands_.push_back(std::move(command));
 }
 
@@ -191,7 +231,9 @@ void RankLinkImpl::HandleCommand(const pb::RankCommand& command) {
       assigned_ = true;
       break;
     case pb::RankCommand::kStop:
-      PushCommand(StopCommand{command.stop().reason()});
+      // A sampler has nothing to save.
+      PushCommand(StopCommand{command.stop().reason(),
+                              command.stop().save() && assignment_.role == RankRole::kTrain});
       break;
     case pb::RankCommand::kSampleTask:
       PushCommand(ToSampleWork(command.sample_task(), absl::Now()));
@@ -217,14 +259,26 @@ void RankLinkImpl::WriteSession() {
   write_ended_ = true;
 }
 
+void RankLinkImpl::Pulse() {
+  std::unique_lock pulse_lock(pulse_mutex_);
+  while (!pulse_end_.wait_for(pulse_lock, kHeartbeatInterval, [this] { return pulse_ends_; })) {
+    absl::MutexLock lock(&mutex_);
+    heartbeat_due_ = true;
+  }
+}
+
 bool RankLinkImpl::NextMessage(pb::RankMessage* message) {
   message->Clear();
   absl::MutexLock lock(&mutex_);
   auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return read_ended_ || closing_ || HasReport() || last_words_.has_value();
+    return read_ended_ || closing_ || heartbeat_due_ || HasReport() || last_words_.has_value();
   };
   mutex_.Await(absl::Condition(&work));
   if (read_ended_ || last_words_said_) return false;
+  if (std::exchange(heartbeat_due_, false)) {
+    FillHeartbeat(activity_.Read(), message->mutable_heartbeat());
+    return true;
+  }
   if (HasReport()) {
     TakeReport(message->mutable_report());
     return true;
@@ -291,7 +345,7 @@ std::optional<RankCommandData> RankLinkImpl::NextCommand(absl::Duration timeout)
 absl::Status RankLinkImpl::PutShard(int64_t step, absl::Span<const TensorRun> runs,
                                     const std::optional<CheckpointSummaryData>& summary) {
   ASSIGN_OR_RETURN(pb::ShardHeader header, ToShardHeader(assignment_, step, runs, summary));
-  return SendShard(*bulk_plane_, header, runs);
+  return SendShard(*bulk_plane_, header, runs, [this] { activity_.Advance(); });
 }
 
 absl::StatusOr<CheckpointManifest> RankLinkImpl::GetManifest(const std::string& job_id,
@@ -309,7 +363,7 @@ absl::StatusOr<CheckpointManifest> RankLinkImpl::GetManifest(const std::string& 
 
 absl::Status RankLinkImpl::ReadExtents(const std::string& job_id, int64_t step,
                                        absl::Span<const ReadTarget> targets) {
-  return ReceiveExtents(*bulk_plane_, job_id, step, targets);
+  return ReceiveExtents(*bulk_plane_, job_id, step, targets, [this] { activity_.Advance(); });
 }
 
 absl::Status RankLinkImpl::PushSampleUpdate(const std::string& request_id,
@@ -397,6 +451,7 @@ absl::StatusOr<std::unique_ptr<RankLink>> RankLink::Connect(const std::string& s
                                                             const std::string& group_id,
                                                             int64_t epoch, int rank) {
   auto link = std::make_unique<RankLinkImpl>(socket_path, group_id, epoch, rank);
+  RETURN_IF_ERROR(link->Start());
   RETURN_IF_ERROR(link->WaitForAssignment());
   return link;
 }

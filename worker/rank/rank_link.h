@@ -2,9 +2,9 @@
 // header includes neither Torch nor Protobuf, so that both sides of a rank can include it.
 //
 // Thread safety: every method may be called from any thread. Order: Connect, use, destroy (which
-// closes the session). When the worker or the coordinator is away, bulk calls return UNAVAILABLE
-// and may be retried; reports are dropped but for the step records, which are kept (up to 100,000)
-// until they can be sent.
+// closes the session). Twice a second the link tells the worker what activity() holds. When the
+// worker or the coordinator is away, bulk calls return UNAVAILABLE and may be retried; reports are
+// dropped but for the step records, which are kept (up to 100,000) until they can be sent.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "core/base/activity.h"
 #include "core/spec/training_config.h"
 
 namespace diffmoe {
@@ -138,6 +139,8 @@ struct SampleWork {
 
 struct StopCommand {
   std::string reason;
+  // Training: a checkpoint at the end of a step that all ranks agree on comes first.
+  bool save = false;
 };
 struct CancelSampleCommand {
   std::string request_id;
@@ -174,6 +177,9 @@ class RankLink {
   virtual ~RankLink() = default;
 
   virtual const RankAssignment& assignment() const = 0;
+  // Where the rank's working thread says what it does: the worker kills a rank that doesn't move
+  // for longer than the activity's limit. Checkpoint chunks that are sent or read count as work.
+  virtual Activity& activity() = 0;
 
   // Training. Report returns at once.
   virtual void Report(ProgressReport progress, std::vector<StepReportRecord> records) = 0;
@@ -192,8 +198,10 @@ class RankLink {
 
   // The next command, or nothing when `timeout` has passed. A lost worker arrives as StopCommand.
   virtual std::optional<RankCommandData> NextCommand(absl::Duration timeout) = 0;
-  // True once a StopCommand has arrived (also when nobody took it yet).
+  // True once a StopCommand without `save` has arrived (also when nobody took it yet).
   virtual bool stop_requested() const = 0;
+  // True once one with `save` has arrived.
+  virtual bool save_requested() const = 0;
 
   // Sampling. Keeps the order of updates; blocks when 64 MB are waiting.
   virtual absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) = 0;

@@ -137,6 +137,14 @@ void FillProgress(const ProgressReport& report, v1::Progress* out) {
   }
 }
 
+void FillHeartbeat(const Activity::Snapshot& activity, pb::RankHeartbeat* out) {
+  out->set_step(activity.step);
+  out->set_position(activity.position);
+  out->set_doing(activity.doing.data());
+  out->set_waits_for_peers(activity.waits_for_peers);
+  out->set_limit_ms(activity.limit_ms);
+}
+
 void FillStepRecord(const StepReportRecord& record, v1::StepRecord* out) {
   out->set_step(record.step);
   out->set_loss(record.loss);

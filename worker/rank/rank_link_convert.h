@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "diffmoe/worker/v1/bulk_plane.pb.h"
+#include "diffmoe/worker/v1/rank_plane.pb.h"
 #include "diffmoe/worker/v1/worker_plane.pb.h"
 #include "worker/rank/rank_link.h"
 
@@ -16,6 +17,7 @@ RankAssignment ToAssignment(const worker::v1::StartRank& start);
 worker::v1::GroupId GroupIdOf(const RankAssignment& assignment);
 
 void FillProgress(const ProgressReport& report, v1::Progress* out);
+void FillHeartbeat(const Activity::Snapshot& activity, worker::v1::RankHeartbeat* out);
 void FillStepRecord(const StepReportRecord& record, v1::StepRecord* out);
 
 // The shard that the concatenation of `runs` makes. Errors: INVALID_ARGUMENT naming the tensor, for

@@ -96,6 +96,7 @@ absl::StatusOr<std::shared_ptr<const SampleEngine::Model>> SampleEngine::Load(
 
 void SampleEngine::Add(SampleWork work) {
   const std::string id = work.request_id;
+  const ActivityScope scope(&link_.activity(), "loading a checkpoint for request ", id);
   const absl::Status status = CatchErrors([&]() -> absl::Status {
     Request request;
     ASSIGN_OR_RETURN(request.model, Load(work));
@@ -138,6 +139,7 @@ void SampleEngine::Cancel(const std::string& request_id) {
 
 void SampleEngine::Step() {
   for (auto it = running_.begin(); it != running_.end();) {
+    const ActivityScope scope(&link_.activity(), "a denoise step of request ", it->work.request_id);
     const absl::Status status = CatchErrors([&] { return Advance(*it); });
     const bool done = status.ok() && Done(it->samplers);
     if (!status.ok()) link_.PushSampleUpdate(it->work.request_id, status).IgnoreError();

@@ -31,7 +31,10 @@ void SetDeadline(grpc::ClientContext* context, int64_t base_seconds, int64_t byt
 // Sends data messages and keeps the window of unacknowledged ones.
 class ShardSender {
  public:
-  explicit ShardSender(ShardStream& stream) : stream_(stream) { chunk().reserve(kChunkBytes); }
+  ShardSender(ShardStream& stream, const std::function<void()>& moved)
+      : stream_(stream), moved_(moved) {
+    chunk().reserve(kChunkBytes);
+  }
 
   // False when the stream has broken; the reason comes from Finish.
   bool Append(const char* data, int64_t bytes) {
@@ -51,6 +54,7 @@ class ShardSender {
     message_.mutable_data()->set_xxh3(XXH3_64bits(chunk().data(), chunk().size()));
     if (!stream_.Write(message_)) return false;
     chunk().clear();
+    moved_();
     ++unacknowledged_;
     pb::PutShardResponse response;
     while (unacknowledged_ >= kMaxUnacknowledged) {
@@ -76,6 +80,7 @@ class ShardSender {
   std::string& chunk() { return *message_.mutable_data()->mutable_bytes(); }
 
   ShardStream& stream_;
+  const std::function<void()>& moved_;
   pb::PutShardRequest message_;
   int64_t sent_bytes_ = 0;
   int unacknowledged_ = 0;
@@ -98,11 +103,11 @@ bool SendAll(ShardStream& stream, ShardSender& sender, const pb::ShardHeader& he
 }  // namespace
 
 absl::Status SendShard(pb::BulkPlane::StubInterface& stub, const pb::ShardHeader& header,
-                       absl::Span<const TensorRun> runs) {
+                       absl::Span<const TensorRun> runs, const std::function<void()>& moved) {
   grpc::ClientContext context;
   SetDeadline(&context, 300, header.bytes());
   auto stream = stub.PutShard(&context);
-  ShardSender sender(*stream);
+  ShardSender sender(*stream, moved);
   const bool sent = SendAll(*stream, sender, header, runs);
   bool committed = false;
   pb::PutShardResponse response;
@@ -123,7 +128,8 @@ absl::Status SendShard(pb::BulkPlane::StubInterface& stub, const pb::ShardHeader
 }
 
 absl::Status ReceiveExtents(pb::BulkPlane::StubInterface& stub, const std::string& job_id,
-                            int64_t step, absl::Span<const ReadTarget> targets) {
+                            int64_t step, absl::Span<const ReadTarget> targets,
+                            const std::function<void()>& moved) {
   pb::ReadExtentsRequest request;
   request.set_job_id(job_id);
   request.set_step(step);
@@ -146,6 +152,7 @@ absl::Status ReceiveExtents(pb::BulkPlane::StubInterface& stub, const std::strin
     const char* data = response.bytes().data();
     int64_t left = static_cast<int64_t>(response.bytes().size());
     received += left;
+    moved();
     if (received > wanted) break;
     while (left > 0) {
       const ReadTarget& target = targets[index];

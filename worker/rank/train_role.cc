@@ -26,15 +26,41 @@ double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// Times in which something must move.
+constexpr double kShortestLimitSeconds = 10;
+constexpr double kSlowestSteps = 3;
+// A rank gives up on its peers later than their workers give up on them, so that the culprit's
+// worker speaks first.
+constexpr double kPeerMarginSeconds = 3;
+
+std::chrono::milliseconds Milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+}
+
 std::unique_ptr<Collectives> JoinGroup(RankLink& link, const TrainingConfig& config) {
   const RankAssignment& assignment = link.assignment();
   if (assignment.world_size == 1) return MakeLocalCollectives();
+  const ActivityScope scope(&link.activity(), "joining the group of its peers", "",
+                            /*waits_for_peers=*/true);
   CollectivesOptions options;
-  options.timeout =
-      std::chrono::milliseconds(static_cast<int64_t>(config.step_budget_seconds * 1000));
+  options.timeout = Milliseconds(config.step_budget_seconds);
   options.interface_address = assignment.rank_address;
   return MakeCollectives(MakeControlStore(link, options.timeout), assignment.rank,
                          assignment.world_size, options);
+}
+
+// What a rank says of itself in the flags of a step.
+enum StepFlag : uint32_t {
+  kSaveAndStop = 1,   // it was asked to save a checkpoint and stop
+  kWriterIsBusy = 2,  // a checkpoint is still on its way
+};
+
+// The job's settings on this many ranks, which may be fewer than parallel.ranks.
+TrainingConfig ConfigFor(const RankAssignment& assignment) {
+  TrainingConfig config = assignment.config;
+  config.ranks = assignment.world_size;
+  config.expert_parallel = std::min(config.expert_parallel, config.ranks);
+  return config;
 }
 
 // State that isn't a tensor, as "elapsed_seconds thresholds_initialized".
@@ -59,6 +85,7 @@ CheckpointSummaryData Summary(const TrainEngine& engine, double loss, double ela
 // Fills the engine from a checkpoint; returns the training time that it holds.
 absl::StatusOr<double> Restore(RankLink& link, TrainEngine& engine) {
   const RankAssignment& assignment = link.assignment();
+  const ActivityScope scope(&link.activity(), "loading the checkpoint");
   ASSIGN_OR_RETURN(const CheckpointManifest manifest,
                    link.GetManifest(assignment.restore_job, assignment.restore_step));
   std::vector<WantedRun> wanted;
@@ -86,13 +113,16 @@ class Training {
  public:
   Training(RankLink& link, const ImageDataset& dataset, int64_t* last_step)
       : link_(link),
-        config_(link.assignment().config),
+        config_(ConfigFor(link.assignment())),
         dataset_(dataset),
         last_step_(last_step),
-        collectives_(JoinGroup(link, config_)),
-        engine_(config_, *collectives_),
         writer_(link),
-        meter_(config_) {}
+        collectives_(JoinGroup(link, config_)),
+        engine_(config_, *collectives_,
+                {.flags = [this] { return Flags(); }, .activity = &link.activity()}),
+        meter_(config_) {
+    collectives_->SetActivity(&link.activity());
+  }
 
   absl::Status Run() {
     const RankAssignment& assignment = link_.assignment();
@@ -106,6 +136,7 @@ class Training {
       engine_.Initialize();
     }
     *last_step_ = step;
+    writer_.Prepare(engine_.OwnedState());
     LogInfo("rank", "training",
             {{"rank", assignment.rank},
              {"world_size", assignment.world_size},
@@ -120,32 +151,70 @@ class Training {
       if (writer_.fenced())
         return absl::AbortedError("this attempt has been replaced by a newer one");
       const double data_begin = Now();
-      const Batch batch =
-          MakeBatch(config_, step, assignment.rank, assignment.world_size,
-                    static_cast<uint64_t>(dataset_.size()),
-                    [&](uint64_t index, std::span<float> out) { return ReadOrThrow(index, out); });
+      const Batch batch = NextBatch(step);
       const double data_seconds = Now() - data_begin;
       const StepFigures figures = engine_.Step(step, batch, Now() - begin);
       *last_step_ = ++step;
+      FollowPace(step, Now() - data_begin);
       last = step >= config_.steps ||
              (config_.minutes && figures.elapsed_seconds >= 60 * *config_.minutes);
+      const bool leaves = last || (figures.flags & kSaveAndStop) != 0;
       meter_.Add(step, figures, engine_.phases(), data_seconds, Now() - data_begin);
-      if (assignment.rank == 0 && (last || meter_.Due())) {
+      if (assignment.rank == 0 && (leaves || meter_.Due())) {
         auto [progress, records] =
-            meter_.Take(Now() - begin, static_cast<int64_t>(dataset_.bad_files().size()), last);
+            meter_.Take(Now() - begin, static_cast<int64_t>(dataset_.bad_files().size()), leaves);
         link_.Report(std::move(progress), std::move(records));
       }
-      if (!last && step % config_.checkpoint_every_steps == 0) {
-        writer_.Save(step, engine_.OwnedState(), MaybeSummary(figures.loss, Now() - begin));
+      if (leaves) {
+        const ActivityScope scope(&link_.activity(), "waiting until its checkpoint is durable", "",
+                                  /*waits_for_peers=*/true);
+        RETURN_IF_ERROR(writer_.SaveDurably(step, engine_.OwnedState(),
+                                            MaybeSummary(figures.loss, Now() - begin)));
+        if (last) return absl::OkStatus();
+        return absl::CancelledError(absl::StrCat("stopped with a checkpoint of step ", step));
       }
-      if (last)
-        return writer_.SaveLast(step, engine_.OwnedState(),
-                                MaybeSummary(figures.loss, Now() - begin));
+      if (step % config_.checkpoint_every_steps == 0) MaybeSave(step, figures, Now() - begin);
     }
     return absl::OkStatus();
   }
 
  private:
+  uint32_t Flags() const {
+    return (link_.save_requested() ? kSaveAndStop : 0u) | (writer_.busy() ? kWriterIsBusy : 0u);
+  }
+
+  Batch NextBatch(int64_t step) {
+    const RankAssignment& assignment = link_.assignment();
+    const ActivityScope scope(&link_.activity(), "reading images");
+    return MakeBatch(config_, step, assignment.rank, assignment.world_size,
+                     static_cast<uint64_t>(dataset_.size()),
+                     [&](uint64_t index, std::span<float> out) {
+                       link_.activity().Advance();
+                       return ReadOrThrow(index, out);
+                     });
+  }
+
+  // Derives the times after which a rank counts as hung, or its peers as lost, from the slowest
+  // step so far.
+  void FollowPace(int64_t step, double seconds) {
+    link_.activity().set_step(step);
+    slowest_seconds_ = std::max(slowest_seconds_, seconds);
+    const double limit =
+        std::min(config_.step_budget_seconds,
+                 std::max(kShortestLimitSeconds, kSlowestSteps * slowest_seconds_));
+    link_.activity().set_limit_ms(Milliseconds(limit).count());
+    collectives_->SetTimeout(Milliseconds(limit + kPeerMarginSeconds));
+  }
+
+  void MaybeSave(int64_t step, const StepFigures& figures, double elapsed) {
+    if ((figures.flags & kWriterIsBusy) != 0) {
+      LogWarning("rank", "checkpoint left out: the one before is still on its way",
+                 {{"step", step}, {"every_steps", config_.checkpoint_every_steps}});
+      return;
+    }
+    writer_.Save(step, engine_.OwnedState(), MaybeSummary(figures.loss, elapsed));
+  }
+
   int ReadOrThrow(uint64_t index, std::span<float> out) {
     int label = 0;
     const absl::Status status =
@@ -160,21 +229,29 @@ class Training {
   }
 
   RankLink& link_;
-  const TrainingConfig& config_;
+  const TrainingConfig config_;
   const ImageDataset& dataset_;
   int64_t* last_step_;
+  CheckpointWriter writer_;
   std::unique_ptr<Collectives> collectives_;
   TrainEngine engine_;
-  CheckpointWriter writer_;
   ProgressMeter meter_;
+  double slowest_seconds_ = 0;
 };
 
 }  // namespace
 
 absl::Status RunTrainRole(RankLink& link, int64_t* last_step) {
   const TrainingConfig& config = link.assignment().config;
-  ASSIGN_OR_RETURN(const std::unique_ptr<ImageDataset> dataset,
-                   ImageDataset::Open(config.data, config.model));
+  link.activity().set_step(link.assignment().restore_step);
+  link.activity().set_limit_ms(Milliseconds(config.step_budget_seconds).count());
+  std::unique_ptr<ImageDataset> dataset;
+  {
+    const ActivityScope scope(&link.activity(), "opening the data set");
+    ASSIGN_OR_RETURN(dataset, ImageDataset::Open(config.data, config.model, {.progress = [&link] {
+                                                   link.activity().Advance();
+                                                 }}));
+  }
   Training training(link, *dataset, last_step);
   return training.Run();
 }

@@ -49,6 +49,39 @@ void FakeCoordinator::FailNextShard(grpc::Status status) {
   shard_error_ = std::move(status);
 }
 
+void FakeCoordinator::HoldCommits(bool hold) {
+  absl::MutexLock lock(&mutex_);
+  hold_commits_ = hold;
+}
+
+std::vector<int64_t> FakeCoordinator::Commits() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<int64_t> steps;
+  for (const auto& [step, epoch] : commits_) steps.push_back(step);
+  return steps;
+}
+
+std::map<std::string, std::string> FakeCoordinator::Tensors(int64_t step) const {
+  absl::MutexLock lock(&mutex_);
+  std::map<std::string, std::string> tensors;
+  for (const auto& [rank, shard] : shards_.at(step)) {
+    for (const pb::TensorSlice& slice : shard.header.slices()) {
+      size_t bytes = sizeof(float);
+      for (const int64_t size : slice.global_shape()) bytes *= static_cast<size_t>(size);
+      std::string& whole = tensors[slice.tensor()];
+      whole.resize(bytes);
+      whole.replace(static_cast<size_t>(slice.first_element()) * sizeof(float),
+                    static_cast<size_t>(slice.elements()) * sizeof(float), shard.bytes,
+                    static_cast<size_t>(slice.shard_offset()),
+                    static_cast<size_t>(slice.elements()) * sizeof(float));
+    }
+    for (const float threshold : shard.header.summary().thresholds()) {
+      tensors["thresholds"].append(reinterpret_cast<const char*>(&threshold), sizeof(threshold));
+    }
+  }
+  return tensors;
+}
+
 bool FakeCoordinator::Send(const pb::CoordinatorMessage& message) {
   absl::MutexLock lock(&mutex_);
   return stream_ != nullptr && stream_->Write(message);
@@ -108,7 +141,7 @@ grpc::Status FakeCoordinator::Session(grpc::ServerContext*, Stream* stream) {
 }
 
 grpc::Status FakeCoordinator::PutShard(
-    grpc::ServerContext*,
+    grpc::ServerContext* context,
     grpc::ServerReaderWriter<pb::PutShardResponse, pb::PutShardRequest>* stream) {
   Shard shard;
   pb::PutShardRequest request;
@@ -137,11 +170,42 @@ grpc::Status FakeCoordinator::PutShard(
   }
   response.set_received_bytes(static_cast<int64_t>(shard.bytes.size()));
   response.set_committed(true);
+  const int64_t step = shard.header.step(), epoch = shard.header.group().epoch();
   {
     absl::MutexLock lock(&mutex_);
-    shards_[shard.header.step()] = std::move(shard);
+    Shards& shards = shards_[step];
+    const auto attempt = [](const pb::GroupId& group) {
+      return std::pair(group.id(), group.epoch());
+    };
+    if (!shards.empty() &&
+        attempt(shards.begin()->second.header.group()) != attempt(shard.header.group())) {
+      shards.clear();
+    }
+    const int32_t rank = shard.header.rank();
+    shards[rank] = std::move(shard);
   }
-  stream->Write(response);
+  grpc::Status committed = AwaitCommit(step, epoch, *context);
+  if (committed.ok()) stream->Write(response);
+  return committed;
+}
+
+bool FakeCoordinator::Complete(const Shards& shards) const {
+  return !shards.empty() &&
+         static_cast<int64_t>(shards.size()) == shards.begin()->second.header.world_size();
+}
+
+grpc::Status FakeCoordinator::AwaitCommit(int64_t step, int64_t epoch,
+                                          const grpc::ServerContext& context) {
+  absl::MutexLock lock(&mutex_);
+  auto settled = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || (!hold_commits_ && Complete(shards_[step]));
+  };
+  while (!mutex_.AwaitWithTimeout(absl::Condition(&settled), absl::Milliseconds(50))) {
+    if (context.IsCancelled()) return grpc::Status(grpc::StatusCode::CANCELLED, "the rank is gone");
+  }
+  if (stopping_) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "the coordinator stops");
+  const std::pair<int64_t, int64_t> commit{step, epoch};
+  if (commits_.empty() || commits_.back() != commit) commits_.push_back(commit);
   return grpc::Status::OK;
 }
 
@@ -150,17 +214,21 @@ grpc::Status FakeCoordinator::GetManifest(grpc::ServerContext*,
                                           pb::Manifest* response) {
   absl::MutexLock lock(&mutex_);
   auto found = shards_.find(request->step());
-  if (found == shards_.end()) {
+  if (found == shards_.end() || !Complete(found->second)) {
     return grpc::Status(grpc::StatusCode::NOT_FOUND,
                         absl::StrCat("no checkpoint at step ", request->step()), "details");
   }
   response->set_job_id(request->job_id());
   response->set_step(request->step());
-  response->set_world_size(found->second.header.world_size());
-  for (const pb::TensorSlice& slice : found->second.header.slices()) {
-    *response->add_slices()->mutable_slice() = slice;
+  response->set_world_size(found->second.begin()->second.header.world_size());
+  for (const auto& [rank, shard] : found->second) {
+    for (const pb::TensorSlice& slice : shard.header.slices()) {
+      pb::SlicePlace* place = response->add_slices();
+      *place->mutable_slice() = slice;
+      place->set_shard(rank);
+    }
   }
-  *response->mutable_summary() = found->second.header.summary();
+  *response->mutable_summary() = found->second.at(0).header.summary();
   return grpc::Status::OK;
 }
 
@@ -173,8 +241,9 @@ grpc::Status FakeCoordinator::ReadExtents(grpc::ServerContext*,
     auto found = shards_.find(request->step());
     if (found == shards_.end()) return grpc::Status(grpc::StatusCode::NOT_FOUND, "no checkpoint");
     for (const pb::Extent& extent : request->extents()) {
-      bytes += found->second.bytes.substr(static_cast<size_t>(extent.offset()),
-                                          static_cast<size_t>(extent.bytes()));
+      bytes += found->second.at(extent.shard())
+                   .bytes.substr(static_cast<size_t>(extent.offset()),
+                                 static_cast<size_t>(extent.bytes()));
     }
   }
   pb::ReadExtentsResponse response;

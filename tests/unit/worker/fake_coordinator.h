@@ -1,5 +1,6 @@
 // A scripted coordinator for tests of the worker: takes one worker session, remembers what it says,
-// sends what the test wants, and keeps shards, keys and samples in memory. Thread-safe.
+// sends what the test wants, and keeps checkpoints, keys and samples in memory. A checkpoint is
+// committed when the shards of all ranks are in. Thread-safe.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -8,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -32,6 +34,12 @@ class FakeCoordinator final : public worker::v1::WorkerPlane::Service,
   void RefuseSessions(grpc::Status status);
   // The next PutShard ends with this error after its first data message.
   void FailNextShard(grpc::Status status);
+  // While true no checkpoint is committed: its ranks wait.
+  void HoldCommits(bool hold);
+  // Steps of committed checkpoints, one entry per commit, in their order.
+  std::vector<int64_t> Commits() const;
+  // The whole tensors of the committed checkpoint, as bytes, and its thresholds as "thresholds".
+  std::map<std::string, std::string> Tensors(int64_t step) const;
 
   // False when no session is open.
   bool Send(const worker::v1::CoordinatorMessage& message);
@@ -70,6 +78,10 @@ class FakeCoordinator final : public worker::v1::WorkerPlane::Service,
     std::string bytes;
   };
 
+  using Shards = std::map<int32_t, Shard>;  // by rank
+  bool Complete(const Shards& shards) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  grpc::Status AwaitCommit(int64_t step, int64_t epoch, const grpc::ServerContext& context)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   grpc::Status Get(const worker::v1::KeyValueRequest& request, const std::vector<std::string>& keys)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -83,7 +95,9 @@ class FakeCoordinator final : public worker::v1::WorkerPlane::Service,
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<worker::v1::WorkerMessage> messages_ ABSL_GUARDED_BY(mutex_);
   std::vector<worker::v1::SampleUpdate> samples_ ABSL_GUARDED_BY(mutex_);
-  std::map<int64_t, Shard> shards_ ABSL_GUARDED_BY(mutex_);  // by step
+  bool hold_commits_ ABSL_GUARDED_BY(mutex_) = false;
+  std::map<int64_t, Shards> shards_ ABSL_GUARDED_BY(mutex_);  // by step, of the last attempt
+  std::vector<std::pair<int64_t, int64_t>> commits_ ABSL_GUARDED_BY(mutex_);  // step, epoch
   std::map<std::string, std::string> keys_ ABSL_GUARDED_BY(mutex_);
 };
 

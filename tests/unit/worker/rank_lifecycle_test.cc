@@ -119,6 +119,77 @@ TEST_F(WorkerTest, RankThatIgnoresEverythingIsKilledAfterTheGrace) {
   EXPECT_EQ(exited.signal(), SIGKILL);
 }
 
+TEST_F(WorkerTest, StopWithACheckpointLetsTheRankSave) {
+  StartBoth();
+  ASSERT_TRUE(coordinator_.Send(Start("save")));
+  ASSERT_TRUE(WaitForStep(2));
+  coordinator_.HoldCommits(true);
+  ASSERT_TRUE(coordinator_.Send(StopGroup("job-1", 60'000, 3, /*save=*/true)));
+  // Still there after the time in which a plain stop sends SIGTERM.
+  EXPECT_FALSE(coordinator_.WaitFor([](const auto& heard) { return heard.has_rank_exited(); },
+                                    nullptr, absl::Seconds(2)));
+  coordinator_.HoldCommits(false);
+  const RankExited exited = WaitForExit();
+  EXPECT_EQ(exited.cause(), worker::v1::EXIT_CAUSE_STOPPED) << exited.DebugString();
+  EXPECT_EQ(exited.signal(), 0);
+  EXPECT_EQ(coordinator_.Commits().size(), 1u);
+}
+
+TEST_F(WorkerTest, StopWithACheckpointEndsWithTheGrace) {
+  StartBoth();
+  ASSERT_TRUE(coordinator_.Send(Start("save")));
+  ASSERT_TRUE(WaitForStep(2));
+  coordinator_.HoldCommits(true);
+  const absl::Time stopped = absl::Now();
+  ASSERT_TRUE(coordinator_.Send(StopGroup("job-1", 2'000, 3, /*save=*/true)));
+  const RankExited exited = WaitForExit();
+  EXPECT_GE(absl::Now() - stopped, absl::Milliseconds(1'500));
+  EXPECT_EQ(exited.cause(), worker::v1::EXIT_CAUSE_STOPPED) << exited.DebugString();
+  EXPECT_EQ(exited.signal(), SIGTERM);
+  EXPECT_TRUE(coordinator_.Commits().empty());
+}
+
+TEST_F(WorkerTest, PlainStopEndsASaveThatIsUnderWay) {
+  StartBoth();
+  ASSERT_TRUE(coordinator_.Send(Start("stubborn")));
+  ASSERT_TRUE(WaitForStep(2));
+  ASSERT_TRUE(coordinator_.Send(StopGroup("job-1", 600'000, 3, /*save=*/true)));
+  ASSERT_TRUE(worker_->WaitForText("save=1", kLimit)) << worker_->Err();
+  ASSERT_TRUE(coordinator_.Send(StopGroup("job-1", 300)));
+  const RankExited exited = WaitForExit();
+  EXPECT_EQ(exited.cause(), worker::v1::EXIT_CAUSE_STOPPED);
+  EXPECT_EQ(exited.signal(), SIGKILL);
+}
+
+TEST_F(WorkerTest, RankThatMakesNoProgressIsKilledAndSaysWhere) {
+  StartBoth();
+  ASSERT_TRUE(coordinator_.Send(Start("hang")));
+  const RankExited exited = WaitForExit();
+  EXPECT_EQ(exited.cause(), worker::v1::EXIT_CAUSE_HANG) << exited.DebugString();
+  EXPECT_EQ(exited.signal(), SIGKILL);
+  EXPECT_EQ(exited.step(), 7);
+  for (const char* part : {"rank 0 hangs: no progress for 1.", "in forward of block 3 after step 7",
+                           "was in state S (sleeping)"}) {
+    EXPECT_NE(exited.message().find(part), std::string::npos) << part << ": " << exited.message();
+  }
+}
+
+TEST_F(WorkerTest, StoppedRankIsKilledAfterTenSeconds) {
+  StartBoth();
+  ASSERT_TRUE(coordinator_.Send(Start("train")));
+  const pid_t pid = WaitForPid();
+  ASSERT_TRUE(WaitForStep(2));
+  const absl::Time stopped = absl::Now();
+  ASSERT_EQ(kill(pid, SIGSTOP), 0);
+  const RankExited exited = WaitForExit();
+  EXPECT_EQ(exited.cause(), worker::v1::EXIT_CAUSE_HANG) << exited.DebugString();
+  EXPECT_GE(absl::Now() - stopped, absl::Seconds(9));
+  EXPECT_LT(absl::Now() - stopped, absl::Seconds(12));
+  for (const char* part : {"no sign of life for 10.", "was in state T (stopped)"}) {
+    EXPECT_NE(exited.message().find(part), std::string::npos) << part << ": " << exited.message();
+  }
+}
+
 TEST_F(WorkerTest, SlotIsFreeOnlyAfterItsRankHasEnded) {
   StartBoth();
   ASSERT_TRUE(coordinator_.Send(Start("train", "job-1", 0)));

@@ -6,13 +6,16 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "core/base/crash_report.h"
 #include "core/base/status_macros.h"
 #include "worker/rank/rank_link.h"
 
@@ -46,6 +49,57 @@ absl::Status Train(RankLink& link, bool obey) {
     link.NextCommand(absl::Milliseconds(5));
     if (obey && link.stop_requested()) return absl::CancelledError("stopped as told");
   }
+}
+
+// Trains until told to stop; saves first when told to.
+absl::Status TrainAndSave(RankLink& link) {
+  for (int64_t step = 1; !link.stop_requested(); ++step) {
+    ReportStep(link, step);
+    link.NextCommand(absl::Milliseconds(5));
+    if (!link.save_requested()) continue;
+    const std::string bytes(100, 'x');
+    const TensorRun run{"tensor", "U8", {100}, 0, 100, bytes.data()};
+    RETURN_IF_ERROR(link.PutShard(step, {run}, std::nullopt));
+    return absl::CancelledError("stopped with a checkpoint");
+  }
+  return absl::CancelledError("stopped as told");
+}
+
+// Stops working at a place that its heartbeats name, but lives on.
+absl::Status Hang(RankLink& link) {
+  link.activity().set_step(7);
+  link.activity().set_limit_ms(1'000);
+  const ActivityScope scope(&link.activity(), "forward of ", "block 3");
+  while (!link.stop_requested()) link.NextCommand(kLong);
+  return absl::CancelledError("stopped as told");
+}
+
+absl::Status EatMemory() {
+  std::vector<std::unique_ptr<char[]>> eaten;
+  constexpr size_t kPiece = 16 << 20;
+  for (int i = 0; i < 256; ++i) {
+    eaten.push_back(std::make_unique<char[]>(kPiece));
+    std::memset(eaten.back().get(), i + 1, kPiece);
+  }
+  return absl::InternalError("nobody minded 4 GB");
+}
+
+// noinline, volatile: the compiler keeps every frame.
+[[gnu::noinline]] int Recurse(int depth) {
+  volatile char frame[4096];
+  frame[0] = static_cast<char>(depth);
+  return depth < 0 ? frame[0] : Recurse(depth + 1) + frame[0];
+}
+
+absl::Status Crash(RankLink& link, bool by_stack) {
+  const RankAssignment& mine = link.assignment();
+  InstallCrashReport(absl::StrCat("rank ", mine.rank, " of ", mine.group_id, " epoch ", mine.epoch),
+                     &link.activity());
+  link.activity().set_step(7);
+  const ActivityScope scope(&link.activity(), "forward of ", "block 3");
+  if (by_stack) return absl::InternalError(absl::StrCat(Recurse(0)));
+  std::fprintf(stderr, "an assertion of the kernel failed\n");
+  std::abort();
 }
 
 std::string Pattern(size_t bytes, unsigned seed) {
@@ -193,6 +247,11 @@ absl::Status Work(RankLink& link, const std::vector<std::string>& descriptors) {
   const std::string& name = link.assignment().config.name;
   if (name == "stubborn") signal(SIGTERM, SIG_IGN);
   if (name == "train" || name == "stubborn") return Train(link, name == "train");
+  if (name == "save") return TrainAndSave(link);
+  if (name == "eat-memory") return EatMemory();
+  if (name == "abort-in-kernel") return Crash(link, false);
+  if (name == "overflow-the-stack") return Crash(link, true);
+  if (name == "hang") return Hang(link);
   if (name == "crash") {
     ReportStep(link, 3);
     std::fprintf(stderr, "terminate called after throwing an instance of 'collective_mismatch'\n");
@@ -236,6 +295,7 @@ int Main(int argc, char** argv) {
     return 1;
   }
   const absl::Status status = Work(**link, descriptors);
+  if (absl::IsCancelled(status)) return 0;
   if (!status.ok()) {
     (*link)->SayFailure(status, 11);
     return 1;

@@ -74,8 +74,9 @@ class WorkerTest : public ::testing::Test {
   }
 
   static worker::v1::CoordinatorMessage StopGroup(const std::string& group, int64_t grace_ms,
-                                                  int64_t epoch = 3) {
+                                                  int64_t epoch = 3, bool save = false) {
     worker::v1::CoordinatorMessage message;
+    message.mutable_stop_group()->set_save(save);
     message.mutable_stop_group()->mutable_group()->set_id(group);
     message.mutable_stop_group()->mutable_group()->set_epoch(epoch);
     message.mutable_stop_group()->set_grace_ms(grace_ms);

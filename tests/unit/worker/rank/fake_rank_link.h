@@ -19,6 +19,7 @@ class FakeRankLink final : public RankLink {
   std::map<std::string, std::vector<SampleUpdateData>> updates;
 
   const RankAssignment& assignment() const override { return assignment_; }
+  Activity& activity() override { return activity_; }
   void Report(ProgressReport, std::vector<StepReportRecord>) override {}
   absl::Status PutShard(int64_t, absl::Span<const TensorRun>,
                         const std::optional<CheckpointSummaryData>&) override {
@@ -33,6 +34,7 @@ class FakeRankLink final : public RankLink {
   void SayDone(int64_t) override {}
   std::optional<RankCommandData> NextCommand(absl::Duration) override { return std::nullopt; }
   bool stop_requested() const override { return false; }
+  bool save_requested() const override { return false; }
   absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) override {
     updates[request_id].push_back(std::move(update));
     return absl::OkStatus();
@@ -53,6 +55,7 @@ class FakeRankLink final : public RankLink {
   static absl::Status Unused() { return absl::InternalError("this test has no such call"); }
 
   RankAssignment assignment_;
+  Activity activity_;
   CheckpointManifest manifest_;
   std::vector<float> weights_;
 };
