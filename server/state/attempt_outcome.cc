@@ -2,6 +2,7 @@
 #include <csignal>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/planted_faults.h"
 #include "server/state/time_util.h"
 #include "server/state/transition.h"
 
@@ -64,7 +65,7 @@ void Requeue(Transition& t, JobEntry& job, const Failure& failure) {
   const int in_a_row = restore_step > restored_step ? 1 : job.record.failures_in_a_row() + 1;
   job.record.set_failures_in_a_row(in_a_row);
   int64_t backoff_ms = 0;
-  if (in_a_row > 1) {
+  if (in_a_row > 1 && !Planted(Fault::kBackoffLost)) {
     backoff_ms = std::min(int64_t{1000} << std::min(in_a_row - 2, 20), t.options().max_backoff_ms);
   }
   job.not_before_ms = backoff_ms > 0 ? t.now.monotonic_ms + backoff_ms : 0;

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/planted_faults.h"
 #include "diffmoe/v1/checkpoint.pb.h"
 #include "server/state/records.h"
 #include "server/state/time_util.h"
@@ -38,7 +39,8 @@ void SendStartRanks(Transition& t, const JobEntry& job, int64_t restore_step) {
 // The job whose running attempt the message belongs to; null when it is of an older one.
 JobEntry* CurrentJob(Transition& t, const worker::v1::GroupId& group, int rank) {
   JobEntry* job = FindJob(t, group.id());
-  if (job == nullptr || job->job().epoch() != group.epoch()) return nullptr;
+  if (job == nullptr) return nullptr;
+  if (job->job().epoch() != group.epoch() && !Planted(Fault::kReportEpochIgnored)) return nullptr;
   if (rank < 0 || rank >= static_cast<int>(job->attempt.ranks.size())) return nullptr;
   return job;
 }
@@ -94,7 +96,7 @@ void OnProgress(Transition& t, JobEntry& job, const worker::v1::RankReport& repo
 void StartAttempt(Transition& t, JobEntry& job, const std::vector<v1::Placement>& placements) {
   v1::Job& shown = job.job();
   shown.set_epoch(shown.epoch() + 1);
-  const int64_t restore_step = RestorableStep(job);
+  const int64_t restore_step = Planted(Fault::kRestoreFromBeginning) ? 0 : RestorableStep(job);
   v1::Attempt* attempt = shown.add_attempts();
   attempt->set_epoch(shown.epoch());
   SetTimestamp(attempt->mutable_start_time(), t.now.unix_ms);
@@ -159,7 +161,8 @@ void OnRankExited(Transition& t, const RankExited& event) {
   WorkerEntry* worker = Heard(t, event.session);
   if (worker == nullptr) return;
   const worker::v1::RankExited& exited = event.message;
-  FreeSlot(t, worker->id, {exited.group().id(), exited.group().epoch(), exited.rank()});
+  if (!Planted(Fault::kSlotNeverFreed))
+    FreeSlot(t, worker->id, {exited.group().id(), exited.group().epoch(), exited.rank()});
   t.schedule = true;
   if (CurrentSampler(t, exited.group()) != nullptr) {
     SamplerGone(t, exited.group().id(), ExitFailure(exited, worker->id).text);
@@ -210,6 +213,12 @@ void StopAttempt(Transition& t, JobEntry& job, const std::string& reason) {
   }
   const int64_t grace_ms = job.job().state() == v1::CANCELLING ? t.options().cancel_stop_grace_ms
                                                                : t.options().failure_stop_grace_ms;
+  if (Planted(Fault::kSlotFreedEarly)) {
+    for (size_t i = 0; i < attempt.ranks.size(); ++i) {
+      FreeSlot(t, attempt.ranks[i].worker_id,
+               {job.job().id(), job.job().epoch(), static_cast<int>(i)});
+    }
+  }
   for (const std::string& worker_id : workers) {
     SendStopGroup(t, worker_id, job.job().id(), job.job().epoch(), grace_ms, reason);
   }

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/planted_faults.h"
 #include "server/state/records.h"
 #include "server/state/step.h"
 #include "server/state/transition.h"
@@ -25,7 +26,8 @@ void ExpectRanks(Transition& t, JobEntry& job) {
     }
   }
   job.attempt.adopt_until_ms = t.now.monotonic_ms + t.options().adoption_grace_ms;
-  if (shown.state() == v1::CANCELLING) {
+  if (Planted(Fault::kAdoptionGraceIgnored)) job.attempt.adopt_until_ms = t.now.monotonic_ms;
+  if (shown.state() == v1::CANCELLING && !Planted(Fault::kCancelForgotten)) {
     job.attempt.ending = true;
     job.attempt.stop_since_ms = t.now.monotonic_ms;
     job.attempt.stop_sent_ms = t.now.monotonic_ms;
@@ -44,10 +46,12 @@ absl::Status LoadJob(State& state, const std::string& key, const std::string& va
   if (key != JobKey(id)) {
     return absl::DataLossError(absl::StrCat("record \"", key, "\" holds job \"", id, "\""));
   }
+  if (Planted(Fault::kEventSequenceLost)) record.set_next_event_sequence(1);
   JobEntry& entry = state.jobs[id];
   entry.record = std::move(record);
   state.jobs_by_number[entry.record.sequence_number()] = id;
-  if (!entry.record.request_id().empty()) state.jobs_by_request_id[entry.record.request_id()] = id;
+  if (!entry.record.request_id().empty() && !Planted(Fault::kRequestIdForgotten))
+    state.jobs_by_request_id[entry.record.request_id()] = id;
   if (!HasEnded(entry.job().state())) state.active.insert(id);
   return absl::OkStatus();
 }
