@@ -91,6 +91,7 @@ bool TryPlace(Transition& t, JobEntry& job, const std::string& kind,
   *fits_some_day = result.ever;
   if (result.ranks.empty()) {
     const bool yielding = YieldSamplers(t, kind, result.missing);
+    t.samplers_yield = t.samplers_yield || yielding;
     SetReason(t, job,
               yielding ? result.reason + "; a sampler is giving up its slot" : result.reason);
     return false;

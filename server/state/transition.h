@@ -20,6 +20,7 @@ struct Transition {
   std::set<std::string> changed_jobs;     // written and published once, at the end of the step
   std::set<std::string> progressed_jobs;  // published only
   bool schedule = false;                  // slots or the queue may have changed
+  bool samplers_yield = false;            // samplers give up slots for a job; none may be started
 
   template <typename E>
   void Emit(E effect) {
