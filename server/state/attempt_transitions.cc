@@ -128,10 +128,7 @@ void OnRankStarted(Transition& t, const RankStarted& event) {
   if (worker == nullptr) return;
   const worker::v1::GroupId& group = event.message.group();
   if (SamplerEntry* sampler = CurrentSampler(t, group)) {
-    if (sampler->phase == SamplerPhase::kStarting) {
-      sampler->phase = SamplerPhase::kReady;
-      SamplerIdle(t, *sampler);
-    }
+    SamplerStarted(t, *sampler);
     return;
   }
   if (JobEntry* job = CurrentJob(t, group, event.message.rank())) {

@@ -159,6 +159,12 @@ void SamplerGone(Transition& t, const std::string& sampler_id, const std::string
   }
 }
 
+void SamplerStarted(Transition& t, SamplerEntry& sampler) {
+  if (sampler.phase != SamplerPhase::kStarting) return;
+  sampler.phase = SamplerPhase::kReady;
+  SamplerIdle(t, sampler);
+}
+
 void SamplerIdle(Transition& t, SamplerEntry& sampler) {
   sampler.call.reset();
   sampler.idle_since_ms = t.now.monotonic_ms;

@@ -107,6 +107,8 @@ void ScheduleSamplers(Transition& t);
 bool YieldSamplers(Transition& t, const std::string& device, int slots_missing);
 void StopSampler(Transition& t, SamplerEntry& sampler, const std::string& reason);
 void SamplerGone(Transition& t, const std::string& sampler_id, const std::string& why);
+// Its process runs: ready, when it was starting.
+void SamplerStarted(Transition& t, SamplerEntry& sampler);
 void SamplerIdle(Transition& t, SamplerEntry& sampler);
 void TickSamplers(Transition& t);
 

@@ -383,6 +383,19 @@ TEST(SamplerTest, IdsAreNotUsedAgainAfterARestart) {
   EXPECT_NE(scene.cluster.starts(session)[0].group().id(), before);
 }
 
+TEST(SamplerTest, IsReadyWhenItsStartWasLostWithTheStream) {
+  Scene scene(1);
+  ClusterHarness& cluster = scene.cluster;
+  cluster.Sample(scene.running.id);
+  const worker::v1::StartRank start = cluster.starts(scene.running.session).back();
+  cluster.Post(SessionClosed{scene.running.session});
+  const uint64_t session =
+      cluster.Connect("w1", 2,
+                      {Running(scene.running.id, 1, 0, 0),
+                       Running(start.group().id(), start.group().epoch(), 0, 1)});
+  EXPECT_EQ(cluster.tasks(session).size(), 1u);
+}
+
 TEST(SamplerTest, LostWorkerTakesItsSamplerAlong) {
   Scene scene(0);
   const uint64_t other = scene.cluster.Connect("w2", 1);
