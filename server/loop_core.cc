@@ -21,6 +21,7 @@ absl::Status LoopCore::Begin() {
   last_seen_ms_ = clock_->MonotonicMs();
   Apply(Restarted{});
   Apply(Schedule{});
+  wakeup_ms_ = NextWakeupMs(state_);
   return CommitBatch();
 }
 
@@ -28,12 +29,22 @@ absl::Status LoopCore::RunBatch(const std::vector<Event>& events) {
   const int64_t now_ms = clock_->MonotonicMs();
   if (!stalled_ && now_ms - last_seen_ms_ > away_ms_) Apply(Resumed{});
   last_seen_ms_ = now_ms;
-  if (!stalled_) {
-    for (const Event& event : events) Apply(event);
-    if (NextWakeupMs(state_) <= now_ms) Apply(Tick{});
-    if (state_.schedule_due) Apply(Schedule{});
-  }
+  if (!stalled_) ApplyBatch(events, now_ms);
   return CommitBatch();
+}
+
+// A heartbeat moves no wakeup forward, and they are most of the events of a large cluster: after
+// heartbeats alone the wakeup that is known stays, at the price of one look too many later.
+void LoopCore::ApplyBatch(const std::vector<Event>& events, int64_t now_ms) {
+  bool heartbeats_only = !events.empty();
+  for (const Event& event : events) {
+    heartbeats_only = heartbeats_only && std::holds_alternative<WorkerHeartbeat>(event);
+    Apply(event);
+  }
+  if (heartbeats_only && now_ms < wakeup_ms_ && !state_.schedule_due) return;
+  if (NextWakeupMs(state_) <= now_ms) Apply(Tick{});
+  if (state_.schedule_due) Apply(Schedule{});
+  wakeup_ms_ = NextWakeupMs(state_);
 }
 
 void LoopCore::Apply(const Event& event) {

@@ -48,10 +48,14 @@ class LoopCore {
   absl::Status RunBatch(const std::vector<Event>& events);
 
   bool stalled() const { return stalled_; }
+  // Monotonic time at which RunBatch is due although nothing has come; never later than
+  // NextWakeupMs(state()).
+  int64_t wakeup_ms() const { return wakeup_ms_; }
   const State& state() const { return state_; }
 
  private:
   void Apply(const Event& event);
+  void ApplyBatch(const std::vector<Event>& events, int64_t now_ms);
   absl::Status CommitBatch();
   void ExecuteEffects();
   void FailRequests(const absl::Status& status);
@@ -64,6 +68,7 @@ class LoopCore {
   std::vector<RecordWrite> writes_;
   std::vector<Effect> effects_;
   int64_t last_seen_ms_ = 0;
+  int64_t wakeup_ms_ = 0;
   bool stalled_ = false;
 };
 

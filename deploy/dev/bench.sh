@@ -11,6 +11,8 @@ list() {
   echo "               --workloads demo s-e8 s-e16 s-e8-32 dense-s   --steps N   --repetitions N   --sockets"
   echo "  collectives  exchanges between two ranks over shared memory and over sockets"
   echo "  invariance   every family trained under six layouts; one hash of the result per family, or it fails   --steps N"
+  echo "  control      the coordinator: durable submits, reads with a long queue, many workers, memory, restart"
+  echo "               --jobs N   --events N   --workers N   --clients N   --seconds N"
   echo "  checkpoint   save and load of checkpoint chunks against the disk"
 }
 
@@ -23,6 +25,7 @@ shift
 case "$name" in
   train | collectives) target=diffmoe-bench command=(diffmoe-bench "$name") ;;
   invariance) target=invariance_bench command=(invariance_bench) ;;
+  control) target=control_bench command=(control_bench) ;;
   checkpoint) target=checkpoint_bench command=(checkpoint_bench) ;;
   *)
     list >&2
