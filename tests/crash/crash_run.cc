@@ -204,10 +204,11 @@ absl::Status CrashRun::Recover(Victim victim) {
 }
 
 void CrashRun::StartScenario(const KillPointEntry& entry) {
-  if (entry.scenario == Scenario::kSample && !expected_.JobIds().empty()) {
-    // The oldest job has ended and keeps its checkpoints.
+  const std::vector<std::string> saved = expected_.JobsWithCheckpoints();
+  if (entry.scenario == Scenario::kSample && !saved.empty()) {
     v1::SampleRequest request;
-    request.set_checkpoint("jobs/" + expected_.JobIds().front());
+    request.set_checkpoint("jobs/" +
+                           saved[static_cast<size_t>(Random(static_cast<int>(saved.size())))]);
     request.set_count(1);
     request.add_classes(0);
     request.set_steps(3);

@@ -49,6 +49,7 @@ class CrashRun {
   absl::Status RandomMoment();
   absl::Status FirstStart(const KillPointEntry& entry);
   absl::Status FullDisk(const KillPointEntry& entry);
+  absl::StatusOr<bool> FullDiskOnce(const KillPointEntry& entry, bool on_sync);
   // Ends the coordinator at this point while jobs run, so that its next start finds what that has
   // left.
   absl::Status Prepare(const std::string& point);

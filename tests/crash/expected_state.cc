@@ -154,6 +154,14 @@ std::vector<std::string> ExpectedState::JobIds() const {
   return ids;
 }
 
+std::vector<std::string> ExpectedState::JobsWithCheckpoints() const {
+  std::vector<std::string> ids;
+  for (const auto& [id, entry] : jobs_) {
+    if (!entry.checkpoints.empty()) ids.push_back(id);
+  }
+  return ids;
+}
+
 std::vector<std::string> ExpectedState::ActiveJobs() const {
   std::vector<std::string> ids;
   for (const auto& [id, entry] : jobs_) {

@@ -50,6 +50,7 @@ class ExpectedState {
   absl::Status Listed(const std::vector<v1::Job>& jobs, size_t unanswered) const;
 
   std::vector<std::string> JobIds() const;
+  std::vector<std::string> JobsWithCheckpoints() const;
   std::vector<std::string> ActiveJobs() const;  // not known to have ended
   // Request ids of answered submits.
   const std::map<std::string, std::string>& requests() const { return requests_; }

@@ -95,7 +95,9 @@ TEST_F(StoreBackupTest, AClusterGoesOnFromACopyOfARunningOne) {
   const auto restored = cluster_.Cli({"admin", "restore", backup_, dir_.Sub("new/coordinator")});
   ASSERT_TRUE(restored.ok()) << restored.status();
   ASSERT_EQ(restored->exit, (ExitState{0, 0})) << restored->err;
-  Cluster other({.coordinator_flags = {}, .worker_flags = {}, .data_dir = dir_.Sub("new")});
+  ClusterOptions options;
+  options.data_dir = dir_.Sub("new");
+  Cluster other(options);
   absl::Status started = other.StartCoordinator();
   ASSERT_TRUE(started.ok()) << started;
   const std::set<int64_t> copied = CheckpointSteps(other, id_);
