@@ -1,9 +1,14 @@
 #include "tests/integration/job_helpers.h"
 
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "diffmoe/v1/training_job.grpc.pb.h"
 #include "tests/support/wait.h"
 
 namespace diffmoe::test {
@@ -52,6 +57,17 @@ absl::StatusOr<nlohmann::json> AwaitState(Cluster& cluster, const std::string& i
                                           const std::string& state, absl::Duration limit) {
   return AwaitJob(cluster, id, limit,
                   [&](const nlohmann::json& job) { return job.value("state", "") == state; });
+}
+
+v1::Job LookAtJob(Cluster& cluster, const std::string& id) {
+  const auto stub = v1::TrainingJobService::NewStub(
+      grpc::CreateChannel(cluster.grpc_address(), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(2));
+  v1::GetJobRequest request;
+  request.set_name("jobs/" + id);
+  v1::Job job;
+  return stub->GetJob(&context, request, &job).ok() ? job : v1::Job();
 }
 
 bool RunsPast(const nlohmann::json& job, int64_t checkpoint_step) {

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "diffmoe/v1/training_job.pb.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/cluster.h"
 
@@ -32,6 +33,10 @@ absl::StatusOr<nlohmann::json> AwaitJob(Cluster& cluster, const std::string& id,
                                         absl::FunctionRef<bool(const nlohmann::json&)> condition);
 absl::StatusOr<nlohmann::json> AwaitState(Cluster& cluster, const std::string& id,
                                           const std::string& state, absl::Duration limit);
+
+// The job as the coordinator knows it; an empty one while it is away. Straight over gRPC: starting
+// a program for each look would disturb the ranks.
+v1::Job LookAtJob(Cluster& cluster, const std::string& id);
 
 // Whether the job trains and has saved and gone on after at least `checkpoint_step`.
 bool RunsPast(const nlohmann::json& job, int64_t checkpoint_step);

@@ -46,6 +46,8 @@ class Cluster {
   absl::Status Start();
   absl::Status StartCoordinator();
   absl::Status StartWorker();
+  // Slots of workers that are started from now on.
+  void set_slots(int slots) { options_.slots = slots; }
   // The same as one `diffmoe up`.
   absl::Status StartUp();
 

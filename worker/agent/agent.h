@@ -21,7 +21,8 @@ struct AgentOptions {
   absl::Duration stop_grace = absl::Seconds(5);   // of the ranks, when the worker is told to end
   absl::Duration keep_series = absl::Minutes(5);  // of a job after its end
   absl::Duration first_retry = absl::Milliseconds(250);  // of the session with the coordinator
-  absl::Duration retry_limit = absl::Seconds(5);
+  // Short enough that a coordinator that is back has its workers within 2 s.
+  absl::Duration retry_limit = absl::Milliseconds(1'500);
 };
 
 // Blocks the signals that RunAgent handles (SIGTERM, SIGINT, SIGHUP, SIGCHLD). Call it before any

@@ -211,8 +211,8 @@ absl::Duration RankSupervisor::Tick() {
 void RankSupervisor::KillIfHung(Rank& rank, int64_t now_ms) {
   const std::optional<std::string> verdict = rank.watch.Verdict(now_ms);
   if (!verdict.has_value()) return;
-  rank.hang = absl::StrCat("rank ", rank.start.rank(), " hangs: ", *verdict, "; its process ",
-                           rank.pid, " was in state ", ProcessState(rank.pid));
+  rank.hang =
+      absl::StrCat(*verdict, "; its process ", rank.pid, " was in state ", ProcessState(rank.pid));
   rank.watch.End();
   LogWarning("worker", "killing a rank that hangs",
              {{"rank", Describe(rank.start)}, {"pid", rank.pid}, {"reason", rank.hang}});
