@@ -50,7 +50,9 @@ void Print(const CrashSummary& summary, absl::Duration duration) {
             << " at another moment; " << summary.checks << " checks of everything acknowledged\n"
             << "acknowledged: " << totals.jobs << " jobs, " << totals.cancellations
             << " cancellations, " << totals.ended << " ends, " << totals.events << " events, "
-            << totals.checkpoints << " checkpoints, " << totals.thresholds << " threshold points\n"
+            << totals.checkpoints << " checkpoints, " << totals.pauses << " pauses, "
+            << totals.labels << " labels, " << totals.pins << " pins, " << totals.deletions
+            << " deletions, " << totals.thresholds << " threshold points\n"
             << "kill points: " << hit << " of " << KillPoints().size() << " hit"
             << (missed.empty() ? "" : "; never: " + missed) << "\n";
 }

@@ -10,9 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
-#include "core/storage/record_store.h"
-#include "tests/support/cluster.h"
-#include "tests/support/temp_dir.h"
+#include "tests/crash/crash_calls.h"
 #include "tests/support/wait.h"
 
 namespace diffmoe::test {
@@ -22,54 +20,10 @@ namespace fs = std::filesystem;
 
 // How long a process may live on before it is killed in the middle of something else.
 constexpr absl::Duration kPointLimit = absl::Seconds(10);
-constexpr absl::Duration kCallLimit = absl::Seconds(30);
+constexpr absl::Duration kExitLimit = absl::Seconds(30);
 constexpr absl::Duration kEndLimit = absl::Minutes(3);
 constexpr int kActiveJobs = 2;
 constexpr int kEndedJobsPerCheck = 5;
-
-std::unique_ptr<grpc::ClientContext> Context() {
-  auto context = std::make_unique<grpc::ClientContext>();
-  context->set_deadline(absl::ToChronoTime(absl::Now() + kCallLimit));
-  return context;
-}
-
-bool Gone(const grpc::Status& status) {
-  return status.error_code() == grpc::StatusCode::UNAVAILABLE ||
-         status.error_code() == grpc::StatusCode::CANCELLED;
-}
-
-absl::Status ToAbsl(const grpc::Status& status, const std::string& call) {
-  if (status.ok()) return absl::OkStatus();
-  const std::string message = absl::StrCat(call, ": ", status.error_message());
-  if (Gone(status)) return absl::UnavailableError(message);
-  return absl::InternalError(
-      absl::StrCat(message, " (code ", static_cast<int>(status.error_code()), ")"));
-}
-
-v1::TrainingSpec TinySpec(int ranks) {
-  v1::TrainingSpec spec;
-  spec.set_name("crash");
-  v1::ModelSpec* model = spec.mutable_model();
-  model->set_image_size(32);
-  model->set_channels(1);
-  model->set_patch_size(8);
-  model->set_width(16);
-  model->set_depth(2);
-  model->set_heads(2);
-  model->set_classes(10);
-  model->set_experts(2);
-  spec.mutable_data()->set_format(v1::DATA_FORMAT_IDX);
-  spec.mutable_data()->set_path("/usr/share/datasets/fashion-mnist");
-  spec.mutable_data()->set_resize(v1::RESIZE_PAD);
-  spec.mutable_train()->set_steps(60);
-  spec.mutable_train()->set_global_batch(8);
-  spec.mutable_train()->set_unit_samples(4);
-  spec.mutable_train()->set_seed(1);
-  spec.mutable_parallel()->set_ranks(ranks);
-  spec.mutable_checkpoint()->set_every_steps(5);
-  spec.mutable_checkpoint()->set_keep(2);
-  return spec;
-}
 
 std::string NameOf(const KillPointEntry& entry) {
   return absl::StrCat(entry.name, entry.victim == Victim::kWorker ? " (worker)" : "");
@@ -122,6 +76,7 @@ absl::Status CrashRun::Run(int cycles, const std::string& only) {
               << std::endl;
   }
   RETURN_IF_ERROR(AwaitAllEnds());
+  RETURN_IF_ERROR(CheckLeftovers());
   return Check(/*all_jobs=*/true);
 }
 
@@ -191,7 +146,7 @@ absl::StatusOr<bool> CrashRun::RunUntilKilled(const KillPointEntry& entry, const
     return !status.ok();
   });
   process->Signal(SIGKILL);
-  RETURN_IF_ERROR(process->Wait(kCallLimit).status());
+  RETURN_IF_ERROR(process->Wait(kExitLimit).status());
   FinishScenario();
   RETURN_IF_ERROR(status);
   return EndedAt(*process, armed.point);
@@ -213,7 +168,7 @@ void CrashRun::StartScenario(const KillPointEntry& entry) {
     request.add_classes(0);
     request.set_steps(3);
     scenario_ = std::thread([this, request] {
-      const auto context = Context();
+      const auto context = CallContext();
       const auto stream = cluster_.sampling().Sample(context.get(), request);
       v1::SampleResponse response;
       while (stream->Read(&response)) {
@@ -226,7 +181,7 @@ void CrashRun::StartScenario(const KillPointEntry& entry) {
       v1::BackUpStoreRequest request;
       request.set_directory(directory);
       v1::BackUpStoreResponse response;
-      cluster_.cluster().BackUpStore(Context().get(), request, &response);
+      cluster_.cluster().BackUpStore(CallContext().get(), request, &response);
     });
   } else if (entry.scenario == Scenario::kWorkerGone) {
     const std::string folder = absl::StrCat(dir_, "/rival-", ++runs_);
@@ -252,9 +207,9 @@ absl::Status CrashRun::Act() {
   } else {
     const std::string& job = active[static_cast<size_t>(Random(static_cast<int>(active.size())))];
     const int choice = Random(400);
-    if (choice == 0) {
-      status = Cancel(job);
-    } else if (choice < 20) {
+    if (choice < 16) {
+      status = Change(job);
+    } else if (choice < 32) {
       const auto& requests = expected_.requests();
       status = SubmitAgain(
           std::next(requests.begin(), Random(static_cast<int>(requests.size())))->first);
@@ -263,35 +218,6 @@ absl::Status CrashRun::Act() {
     }
   }
   return absl::IsUnavailable(status) ? absl::OkStatus() : status;
-}
-
-absl::Status CrashRun::Submit() {
-  const std::string request_id = absl::StrCat("request-", ++requests_);
-  unanswered_.insert(request_id);
-  return SubmitAgain(request_id);
-}
-
-absl::Status CrashRun::SubmitAgain(const std::string& request_id) {
-  v1::SubmitJobRequest request;
-  // The same request id has the same body.
-  *request.mutable_spec() = TinySpec(absl::EndsWith(request_id, "0") ? 2 : 1);
-  request.set_request_id(request_id);
-  v1::Job job;
-  RETURN_IF_ERROR(ToAbsl(cluster_.jobs().SubmitJob(Context().get(), request, &job),
-                         absl::StrCat("SubmitJob ", request_id)));
-  unanswered_.erase(request_id);
-  return expected_.Submitted(request_id, job.id());
-}
-
-absl::Status CrashRun::Cancel(const std::string& job_id) {
-  v1::CancelJobRequest request;
-  request.set_name("jobs/" + job_id);
-  v1::Job job;
-  const grpc::Status status = cluster_.jobs().CancelJob(Context().get(), request, &job);
-  if (status.error_code() == grpc::StatusCode::FAILED_PRECONDITION) return absl::OkStatus();
-  RETURN_IF_ERROR(ToAbsl(status, "CancelJob " + job_id));
-  expected_.Cancelled(job_id);
-  return absl::OkStatus();
 }
 
 absl::Status CrashRun::Look(const std::string& job_id) {
@@ -309,15 +235,15 @@ absl::Status CrashRun::LookOnce(const std::string& job_id) {
   v1::GetJobRequest get;
   get.set_name(name);
   RETURN_IF_ERROR(
-      ToAbsl(cluster_.jobs().GetJob(Context().get(), get, &view.job), "GetJob " + name));
+      CallStatus(cluster_.jobs().GetJob(CallContext().get(), get, &view.job), "GetJob " + name));
   v1::ListJobEventsRequest events;
   events.set_name(name);
   events.set_page_size(1000);
   v1::ListJobEventsResponse page;
   do {
     page.Clear();
-    RETURN_IF_ERROR(ToAbsl(cluster_.jobs().ListJobEvents(Context().get(), events, &page),
-                           "ListJobEvents " + name));
+    RETURN_IF_ERROR(CallStatus(cluster_.jobs().ListJobEvents(CallContext().get(), events, &page),
+                               "ListJobEvents " + name));
     view.events.insert(view.events.end(), page.events().begin(), page.events().end());
     if (!view.events.empty()) events.set_after_sequence(view.events.back().sequence());
   } while (page.events_size() > 0);
@@ -326,15 +252,16 @@ absl::Status CrashRun::LookOnce(const std::string& job_id) {
   list.set_page_size(1000);
   v1::ListCheckpointsResponse checkpoints;
   RETURN_IF_ERROR(
-      ToAbsl(cluster_.checkpoints().ListCheckpoints(Context().get(), list, &checkpoints),
-             "ListCheckpoints " + name));
+      CallStatus(cluster_.checkpoints().ListCheckpoints(CallContext().get(), list, &checkpoints),
+                 "ListCheckpoints " + name));
   view.checkpoints = {checkpoints.checkpoints().begin(), checkpoints.checkpoints().end()};
   v1::ListThresholdsRequest history;
   history.set_parent(name);
   history.set_max_points(10'000);
   v1::ListThresholdsResponse points;
-  RETURN_IF_ERROR(ToAbsl(cluster_.checkpoints().ListThresholds(Context().get(), history, &points),
-                         "ListThresholds " + name));
+  RETURN_IF_ERROR(
+      CallStatus(cluster_.checkpoints().ListThresholds(CallContext().get(), history, &points),
+                 "ListThresholds " + name));
   view.thresholds = {points.points().begin(), points.points().end()};
   return expected_.Seen(view);
 }
@@ -345,7 +272,8 @@ absl::Status CrashRun::ListAll() {
   request.set_page_size(100);
   do {
     v1::ListJobsResponse page;
-    RETURN_IF_ERROR(ToAbsl(cluster_.jobs().ListJobs(Context().get(), request, &page), "ListJobs"));
+    RETURN_IF_ERROR(
+        CallStatus(cluster_.jobs().ListJobs(CallContext().get(), request, &page), "ListJobs"));
     jobs.insert(jobs.end(), page.jobs().begin(), page.jobs().end());
     request.set_page_token(page.next_page_token());
   } while (!request.page_token().empty());
@@ -353,7 +281,7 @@ absl::Status CrashRun::ListAll() {
 }
 
 absl::Status CrashRun::VerifyStore() {
-  const auto context = Context();
+  const auto context = CallContext();
   const auto stream = cluster_.cluster().VerifyStore(context.get(), v1::VerifyStoreRequest());
   v1::VerifyStoreResponse response;
   std::string damage;
@@ -362,7 +290,7 @@ absl::Status CrashRun::VerifyStore() {
     for (const std::string& one : response.damage()) absl::StrAppend(&damage, one, "; ");
     finished = response.finished();
   }
-  RETURN_IF_ERROR(ToAbsl(stream->Finish(), "VerifyStore"));
+  RETURN_IF_ERROR(CallStatus(stream->Finish(), "VerifyStore"));
   if (damage.empty() && finished) return absl::OkStatus();
   return absl::InternalError(
       absl::StrCat("VerifyStore: ", finished ? "" : "not finished; ", damage));
@@ -391,11 +319,25 @@ absl::Status CrashRun::Check(bool all_jobs) {
   return absl::OkStatus();
 }
 
+absl::Status CrashRun::CheckLeftovers() const {
+  for (const std::string& folder :
+       {cluster_.CoordinatorDir(), cluster_.CoordinatorDir() + "/records", cluster_.WorkerDir()}) {
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      // "name.XXXXXX"
+      if (entry.path().extension().string().size() == 7)
+        return absl::InternalError(absl::StrCat(entry.path().string(), " is left over"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CrashRun::AwaitAllEnds() {
   absl::Status status;
   WaitUntil(kEndLimit, [&] {
     for (const std::string& job : expected_.ActiveJobs()) {
       status = Look(job);
+      // A pause whose answer was lost may have taken effect as well.
+      if (status.ok() && expected_.ActiveJobs().size() > 0) status = Resume(job);
       if (!status.ok()) return true;
     }
     return expected_.ActiveJobs().empty();

@@ -62,7 +62,15 @@ class CrashRun {
   absl::Status Act();
   absl::Status Submit();
   absl::Status SubmitAgain(const std::string& request_id);
+  // Change a job or its oldest checkpoint. What the API refuses has no effect and is no error.
+  absl::Status Change(const std::string& job_id);
+  absl::Status Fork(const std::string& job_id);
   absl::Status Cancel(const std::string& job_id);
+  absl::Status Pause(const std::string& job_id);
+  absl::Status Resume(const std::string& job_id);
+  absl::Status Label(const std::string& job_id);
+  absl::Status Pin(const std::string& job_id);
+  absl::Status Delete(const std::string& job_id);
   // Reads a job and compares it. UNAVAILABLE when the coordinator is gone.
   absl::Status Look(const std::string& job_id);
   absl::Status LookOnce(const std::string& job_id);
@@ -76,6 +84,8 @@ class CrashRun {
   absl::Status ListAll();
   absl::Status VerifyStore();
   absl::Status AwaitAllEnds();
+  // Temporary files that nobody will remove.
+  absl::Status CheckLeftovers() const;
   int Random(int below) { return static_cast<int>(random_() % static_cast<uint64_t>(below)); }
 
   const std::string dir_;
@@ -83,8 +93,10 @@ class CrashRun {
   CrashCluster cluster_;
   ExpectedState expected_;
   CrashSummary summary_;
-  std::set<std::string> unanswered_;  // request ids
+  std::set<std::string> unanswered_;          // request ids
+  std::map<std::string, std::string> forks_;  // request id -> checkpoint
   int64_t requests_ = 0;
+  int64_t labels_ = 0;
   int runs_ = 0;  // numbers the directories of single runs
   std::vector<std::string> backups_;
   std::thread scenario_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 
@@ -36,10 +37,52 @@ void ExpectedState::Cancelled(const std::string& job_id) {
   log_ << "cancelled " << job_id << std::endl;
 }
 
+void ExpectedState::Paused(const std::string& job_id) {
+  jobs_.at(job_id).paused = true;
+  ++pauses_;
+  log_ << "paused " << job_id << std::endl;
+}
+
+void ExpectedState::Resumed(const std::string& job_id) {
+  jobs_.at(job_id).paused = false;
+  log_ << "resumed " << job_id << std::endl;
+}
+
+void ExpectedState::Labelling(const std::string& job_id, int64_t number) {
+  jobs_.at(job_id).label_tried = number;
+}
+
+void ExpectedState::Labelled(const std::string& job_id, int64_t number) {
+  jobs_.at(job_id).label = number;
+  ++labels_;
+  log_ << "labelled " << job_id << " " << number << std::endl;
+}
+
+void ExpectedState::Pinned(const std::string& job_id, int64_t step) {
+  jobs_.at(job_id).pinned.insert(step);
+  log_ << "pinned " << job_id << " " << step << std::endl;
+}
+
+void ExpectedState::Deleting(const std::string& job_id, int64_t step) {
+  jobs_.at(job_id).checkpoints.erase(step);
+}
+
+void ExpectedState::Deleted(const std::string& job_id, int64_t step, int64_t epoch) {
+  jobs_.at(job_id).deleted[step] = epoch;
+  log_ << "deleted " << job_id << " " << step << " epoch " << epoch << std::endl;
+}
+
 absl::Status ExpectedState::CheckEnd(const v1::Job& job, Entry& entry) {
   if (entry.cancelled && job.state() != v1::CANCELLED && job.state() != v1::CANCELLING) {
     return Wrong(job.id(), absl::StrCat("was cancelled, and is ", v1::JobState_Name(job.state())));
   }
+  if (entry.paused && (job.state() == v1::QUEUED || job.state() == v1::RUNNING))
+    return Wrong(job.id(), absl::StrCat("was paused, and is ", v1::JobState_Name(job.state())));
+  int64_t label = 0;
+  const auto found = job.labels().find("number");
+  if (found != job.labels().end() && !absl::SimpleAtoi(found->second, &label)) label = -1;
+  if (label < entry.label || label > entry.label_tried)
+    return Wrong(job.id(), absl::StrCat("has label ", label, ", was given ", entry.label));
   if (entry.ended != v1::JOB_STATE_UNSPECIFIED && job.state() != entry.ended) {
     return Wrong(job.id(), absl::StrCat("had ended as ", v1::JobState_Name(entry.ended),
                                         ", and is ", v1::JobState_Name(job.state())));
@@ -80,6 +123,11 @@ absl::Status ExpectedState::CheckCheckpoints(const JobView& view, Entry& entry) 
     if (checkpoint.damaged())
       return Wrong(id, absl::StrCat("checkpoint ", checkpoint.step(), " is damaged"));
     listed[checkpoint.step()] = checkpoint.epoch();
+    if (entry.pinned.contains(checkpoint.step()) && !checkpoint.pinned())
+      return Wrong(id, absl::StrCat("checkpoint ", checkpoint.step(), " isn't pinned any more"));
+    const auto deleted = entry.deleted.find(checkpoint.step());
+    if (deleted != entry.deleted.end() && checkpoint.epoch() <= deleted->second)
+      return Wrong(id, absl::StrCat("checkpoint ", checkpoint.step(), " was deleted, and is back"));
   }
   for (const auto& [step, epoch] : entry.checkpoints) {
     const auto found = listed.find(step);
@@ -89,7 +137,7 @@ absl::Status ExpectedState::CheckCheckpoints(const JobView& view, Entry& entry) 
                                     found->second));
     }
     const auto newer = std::distance(listed.upper_bound(step), listed.end());
-    if (newer < entry.keep) {
+    if (newer < entry.keep || entry.pinned.contains(step)) {
       return absl::AbortedError(absl::StrCat("job ", id, ": checkpoint ", step, " is lost: ", newer,
                                              " newer ones are there, ", entry.keep, " are kept"));
     }
@@ -162,6 +210,12 @@ std::vector<std::string> ExpectedState::JobsWithCheckpoints() const {
   return ids;
 }
 
+std::pair<int64_t, int64_t> ExpectedState::OldestCheckpoint(const std::string& job_id) const {
+  const auto& checkpoints = jobs_.at(job_id).checkpoints;
+  if (checkpoints.empty()) return {0, 0};
+  return {checkpoints.begin()->first, checkpoints.begin()->second};
+}
+
 std::vector<std::string> ExpectedState::ActiveJobs() const {
   std::vector<std::string> ids;
   for (const auto& [id, entry] : jobs_) {
@@ -173,8 +227,12 @@ std::vector<std::string> ExpectedState::ActiveJobs() const {
 ExpectedTotals ExpectedState::totals() const {
   ExpectedTotals totals;
   totals.jobs = static_cast<int64_t>(jobs_.size());
+  totals.pauses = pauses_;
+  totals.labels = labels_;
   for (const auto& [id, entry] : jobs_) {
     totals.cancellations += entry.cancelled;
+    totals.pins += static_cast<int64_t>(entry.pinned.size());
+    totals.deletions += static_cast<int64_t>(entry.deleted.size());
     totals.ended += entry.ended != v1::JOB_STATE_UNSPECIFIED;
     totals.events += static_cast<int64_t>(entry.events.size());
     totals.checkpoints += entry.checkpoints_seen;

@@ -13,6 +13,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -31,6 +32,7 @@ struct JobView {
 
 struct ExpectedTotals {
   int64_t jobs = 0, cancellations = 0, ended = 0, events = 0, checkpoints = 0, thresholds = 0;
+  int64_t pauses = 0, labels = 0, pins = 0, deletions = 0;
 };
 
 class ExpectedState {
@@ -41,8 +43,17 @@ class ExpectedState {
   //
   // An answer to SubmitJob.
   absl::Status Submitted(const std::string& request_id, const std::string& job_id);
-  // An answer to CancelJob.
+  // Answers to CancelJob, PauseJob and ResumeJob.
   void Cancelled(const std::string& job_id);
+  void Paused(const std::string& job_id);
+  void Resumed(const std::string& job_id);
+  // The label "number" of a job: a call that sets it to `number` begins; was answered.
+  void Labelling(const std::string& job_id, int64_t number);
+  void Labelled(const std::string& job_id, int64_t number);
+  // A checkpoint is pinned; a call that deletes it begins, and was answered.
+  void Pinned(const std::string& job_id, int64_t step);
+  void Deleting(const std::string& job_id, int64_t step);
+  void Deleted(const std::string& job_id, int64_t step, int64_t epoch);
   // Answers to the reading calls; notes what is new in them. ABORTED for a checkpoint that is
   // missing: retention may have dropped it while the list was made, so read again.
   absl::Status Seen(const JobView& view);
@@ -51,6 +62,8 @@ class ExpectedState {
 
   std::vector<std::string> JobIds() const;
   std::vector<std::string> JobsWithCheckpoints() const;
+  // A checkpoint of the job that was listed last time, with its epoch; step 0: none.
+  std::pair<int64_t, int64_t> OldestCheckpoint(const std::string& job_id) const;
   std::vector<std::string> ActiveJobs() const;  // not known to have ended
   // Request ids of answered submits.
   const std::map<std::string, std::string>& requests() const { return requests_; }
@@ -59,6 +72,10 @@ class ExpectedState {
  private:
   struct Entry {
     bool cancelled = false;
+    bool paused = false;
+    int64_t label = 0, label_tried = 0;
+    std::set<int64_t> pinned;
+    std::map<int64_t, int64_t> deleted;  // step -> epoch
     v1::JobState ended = v1::JOB_STATE_UNSPECIFIED;
     int keep = 0;
     std::vector<std::string> events;            // serialised, in order
@@ -74,6 +91,7 @@ class ExpectedState {
 
   std::map<std::string, std::string> requests_;  // request id -> job id
   std::map<std::string, Entry> jobs_;
+  int64_t pauses_ = 0, labels_ = 0;
   std::ofstream log_;
 };
 
