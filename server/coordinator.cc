@@ -137,6 +137,7 @@ class CoordinatorImpl final : public Coordinator {
 absl::Status CoordinatorImpl::Open() {
   ASSIGN_OR_RETURN(records_, RecordStore::Open(options_.data_dir + "/records",
                                                {.accept_loss = options_.accept_data_loss}));
+  RemoveUnfinished(options_.data_dir + "/coordinator.json");  // the records' lock is held
   ASSIGN_OR_RETURN(chunks_, ChunkStore::Open(options_.data_dir + "/chunks"));
   ASSIGN_OR_RETURN(Loaded loaded, LoadRecords(*records_, options_.state));
   ASSIGN_OR_RETURN(host_name_, HostOf(options_.listen));

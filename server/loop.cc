@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/time/time.h"
-#include "core/base/kill_point.h"
 #include "core/base/log.h"
 #include "server/errors.h"
 
@@ -17,7 +16,10 @@ Loop::Loop(State state, Commit commit, const Clock* clock, EffectExecutor* execu
       executor_(executor),
       on_fatal_(std::move(on_fatal)),
       options_(options),
-      state_(std::move(state)) {}
+      core_(
+          std::move(state),
+          [this](const std::vector<RecordWrite>& writes) { return CommitRecords(writes); }, clock,
+          executor, options.away_ms) {}
 
 Loop::~Loop() { Stop(); }
 
@@ -79,11 +81,9 @@ absl::Status Loop::Query(std::function<void(const State&)> query) {
   return absl::OkStatus();
 }
 
-Now Loop::ReadClock() const { return {clock_->MonotonicMs(), clock_->UnixMs()}; }
-
 std::deque<Loop::Item> Loop::TakeItems() {
   const int64_t wake_ms =
-      std::min(NextWakeupMs(state_), clock_->MonotonicMs() + options_.max_wait_ms);
+      std::min(core_.wakeup_ms(), clock_->MonotonicMs() + options_.max_wait_ms);
   const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return stopping_ || (!stalled_ && !queue_.empty());
   };
@@ -108,109 +108,52 @@ std::deque<Loop::Item> Loop::TakeItems() {
   return items;
 }
 
-void Loop::Apply(const Event& event) {
-  for (Effect& effect : Step(state_, event, ReadClock())) {
-    if (auto* write = std::get_if<WriteRecord>(&effect)) {
-      writes_.push_back({std::move(write->key), std::move(write->value)});
-    } else if (auto* erase = std::get_if<DeleteRecord>(&effect)) {
-      writes_.push_back({std::move(erase->key), std::nullopt});
-    } else {
-      effects_.push_back(std::move(effect));
-    }
-  }
-}
-
-void Loop::FailRequests(const absl::Status& status) {
-  std::vector<Effect> kept;
-  for (Effect& effect : effects_) {
-    Reply* reply = std::get_if<Reply>(&effect);
-    if (reply == nullptr || reply->waits_for_store || !reply->status.ok()) {
-      kept.push_back(std::move(effect));
-      continue;
-    }
-    executor_->Execute(Reply{reply->call,
-                             StorageError(status,
-                                          "the request may still take effect; ask again with the "
-                                          "same request_id"),
-                             {},
-                             false});
-  }
-  effects_ = std::move(kept);
-}
-
-void Loop::CommitBatch() {
-  if (!writes_.empty()) {
-    const int64_t begin_ms = clock_->MonotonicMs();
-    KillPoint("loop.before_commit");
-    const absl::Status status = commit_(writes_);
-    executor_->Committed(status.code(), static_cast<int64_t>(writes_.size()),
-                         static_cast<double>(clock_->MonotonicMs() - begin_ms) / 1000.0);
-    if (!status.ok()) {
-      FailRequests(status);
-      const bool fatal = !absl::IsResourceExhausted(status);
-      bool first = false;
-      {
-        absl::MutexLock lock(&mutex_);
-        first = !stalled_;
-        stalled_ = true;
-        dead_ = dead_ || fatal;
-      }
-      if (first) LogError("loop", "records can't be written", {{"error", status.ToString()}});
-      if (fatal) on_fatal_(status);
-      return;
-    }
-    writes_.clear();
-    KillPoint("loop.committed");
-  }
-  bool recovered = false;
+absl::Status Loop::CommitRecords(const std::vector<RecordWrite>& writes) {
+  absl::Status status = commit_(writes);
+  bool was_stalled = false;
   {
     absl::MutexLock lock(&mutex_);
-    recovered = stalled_;
-    stalled_ = false;
+    was_stalled = stalled_;
+    stalled_ = !status.ok();
+    dead_ = dead_ || (!status.ok() && !absl::IsResourceExhausted(status));
   }
-  for (Effect& effect : effects_) executor_->Execute(std::move(effect));
-  effects_.clear();
-  KillPoint("loop.effects_done");
-  if (recovered) {
-    LogInfo("loop", "records can be written again");
-    Apply(Resumed{});
+  if (was_stalled && status.ok()) LogInfo("loop", "records can be written again");
+  if (!was_stalled && !status.ok()) {
+    LogError("loop", "records can't be written", {{"error", status.ToString()}});
   }
+  return status;
+}
+
+void Loop::EndOnFatal(const absl::Status& status) {
+  if (!status.ok() && !absl::IsResourceExhausted(status)) on_fatal_(status);
 }
 
 bool Loop::RunBatch() {
   std::deque<Item> items = TakeItems();
-  bool stalled = false, last = false;
+  bool last = false;
   {
     absl::MutexLock lock(&mutex_);
-    stalled = stalled_;
     last = stopping_ && (stalled_ || queue_.empty());
   }
-  const int64_t now_ms = clock_->MonotonicMs();
-  if (!stalled && now_ms - last_seen_ms_ > options_.away_ms) Apply(Resumed{});
-  last_seen_ms_ = now_ms;
+  std::vector<Event> events;
   std::vector<std::function<void(const State&)>> queries;
   for (Item& item : items) {
     if (auto* query = std::get_if<std::function<void(const State&)>>(&item)) {
       queries.push_back(std::move(*query));
     } else {
-      Apply(std::get<Event>(item));
+      events.push_back(std::move(std::get<Event>(item)));
     }
   }
-  if (!stalled && NextWakeupMs(state_) <= now_ms) Apply(Tick{});
-  if (!stalled && state_.schedule_due) Apply(Schedule{});
-  CommitBatch();
-  for (auto& query : queries) query(state_);
-  executor_->BatchDone(state_);
+  EndOnFatal(core_.RunBatch(events));
+  for (auto& query : queries) query(core_.state());
+  executor_->BatchDone(core_.state());
   absl::MutexLock lock(&mutex_);
   return !last && !dead_;
 }
 
 void Loop::Run() {
-  last_seen_ms_ = clock_->MonotonicMs();
-  Apply(Restarted{});
-  Apply(Schedule{});
-  CommitBatch();
-  executor_->BatchDone(state_);
+  EndOnFatal(core_.Begin());
+  executor_->BatchDone(core_.state());
   while (RunBatch()) {
   }
   // Nothing can be posted any more. Queries are answered; events are lost, as if they had never
@@ -222,7 +165,8 @@ void Loop::Run() {
     left.swap(queue_);
   }
   for (Item& item : left) {
-    if (auto* query = std::get_if<std::function<void(const State&)>>(&item)) (*query)(state_);
+    if (auto* query = std::get_if<std::function<void(const State&)>>(&item))
+      (*query)(core_.state());
   }
 }
 

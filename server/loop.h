@@ -1,6 +1,6 @@
-// The one writer. A single thread takes posted events, runs Step() for each, commits all resulting
-// records in one synced write, and only then executes the other effects. See
-// docs/adr/0003-one-writer.md.
+// The one writer. A single thread takes posted events and hands them in batches to a LoopCore,
+// which commits all resulting records in one synced write and only then executes the other effects.
+// See docs/adr/0003-one-writer.md.
 //
 // When the disk is full, the loop stalls: the records and effects of the batch stay pending and the
 // commit is tried again; requests of the batch and new ones are answered RESOURCE_EXHAUSTED, worker
@@ -24,20 +24,9 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "core/base/clock.h"
-#include "core/storage/record_store.h"
-#include "server/state/step.h"
+#include "server/loop_core.h"
 
 namespace diffmoe::server {
-
-// What is done outside after a commit. Called from the loop thread only; must not block.
-class EffectExecutor {
- public:
-  virtual ~EffectExecutor() = default;
-  virtual void Execute(Effect effect) = 0;
-  // After each batch, for gauges.
-  virtual void BatchDone(const State& state) = 0;
-  virtual void Committed(absl::StatusCode code, int64_t records, double seconds) = 0;
-};
 
 struct LoopOptions {
   // Events and queries of RPCs are refused when so many are waiting.
@@ -56,8 +45,7 @@ struct LoopOptions {
 
 class Loop {
  public:
-  // Makes records durable, all or none; errors as RecordStore::Commit.
-  using Commit = std::function<absl::Status(const std::vector<RecordWrite>&)>;
+  using Commit = LoopCore::Commit;
 
   // Nothing is owned; all must outlive the object.
   Loop(State state, Commit commit, const Clock* clock, EffectExecutor* executor,
@@ -82,13 +70,12 @@ class Loop {
 
   void Run();
   std::deque<Item> TakeItems();
-  void Apply(const Event& event);
-  void FailRequests(const absl::Status& status);
-  void CommitBatch();
+  // Commits, and notes for Post whether the store can be written.
+  absl::Status CommitRecords(const std::vector<RecordWrite>& writes);
   bool RunBatch();  // false: the loop ends
+  void EndOnFatal(const absl::Status& status);
   absl::Status CheckRoom(const Item& item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool HasRoom() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
-  Now ReadClock() const;
 
   const Commit commit_;
   const Clock* clock_;
@@ -96,11 +83,7 @@ class Loop {
   const std::function<void(absl::Status)> on_fatal_;
   const LoopOptions options_;
 
-  // Loop thread only.
-  State state_;
-  std::vector<RecordWrite> writes_;
-  std::vector<Effect> effects_;
-  int64_t last_seen_ms_ = 0;
+  LoopCore core_;  // loop thread only
 
   mutable absl::Mutex mutex_;
   std::deque<Item> queue_ ABSL_GUARDED_BY(mutex_);

@@ -4,18 +4,25 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/kill_point.h"
 #include "core/base/status_macros.h"
 
 namespace diffmoe {
 namespace {
+
+// That mkostemp puts in place of the Xs.
+constexpr size_t kRandomCharacters = 6;
 
 std::string FolderOf(const std::string& path) {
   const size_t slash = path.rfind('/');
@@ -104,6 +111,21 @@ absl::Status AtomicFile::Commit() {
   RETURN_IF_ERROR(SyncFolder(FolderOf(path_)));
   KillPoint("file.folder_synced");
   return absl::OkStatus();
+}
+
+void RemoveUnfinished(const std::string& path) {
+  const std::string prefix = std::filesystem::path(path).filename().string() + ".";
+  const size_t length = prefix.size() + kRandomCharacters;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(FolderOf(path), error), end;
+       !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    const bool random = name.size() == length && name.starts_with(prefix) &&
+                        std::all_of(name.begin() + static_cast<std::ptrdiff_t>(prefix.size()),
+                                    name.end(), absl::ascii_isalnum);
+    std::error_code ignored;
+    if (random) std::filesystem::remove(entry->path(), ignored);
+  }
 }
 
 absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes) {

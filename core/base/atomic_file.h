@@ -36,6 +36,10 @@ class AtomicFile {
 
 absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes);
 
+// Removes the temporary files that processes which died in the middle of a write of `path` have
+// left in its folder. Only for one who is alone there: a write that goes on would fail.
+void RemoveUnfinished(const std::string& path);
+
 // Status of a failed system call on `path`, with the code that fits `error` (an errno value).
 absl::Status FileError(int error, const char* action, const std::string& path);
 

@@ -1,5 +1,5 @@
-// Faults that the mutation test plants one at a time, to show that the proofs of correctness can
-// fail. Outside that test `Planted` is a constant false.
+// Faults that the mutation test and the simulator plant one at a time, to show that the proofs of
+// correctness can fail. Outside of them `Planted` is a constant false.
 #pragma once
 
 namespace diffmoe {
@@ -11,6 +11,28 @@ enum class Fault {
   kExpertGradientTimesRanks,  // gradients of experts scaled by the number of ranks
   kThresholdFromLocalPool,    // quantile over the tokens of one rank
   kPredictorLeaksIntoTrunk,   // the predictor's gradient reaches the tokens
+
+  // The coordinator's; found by the simulator.
+  kEffectsBeforeCommit,     // answers and messages go out first, then the records are written
+  kFailedCommitIgnored,     // a batch that could not be written is acted upon
+  kReportEpochIgnored,      // steps of an older attempt are taken
+  kManifestEpochIgnored,    // so are its checkpoints
+  kCancelForgotten,         // CANCELLING isn't restored after a restart
+  kRequestIdForgotten,      // request ids aren't known after a restart
+  kSlotNeverFreed,          // a rank that ended keeps its slot
+  kSlotFreedEarly,          // a slot is free as soon as its rank is told to stop
+  kRetentionIgnoresUse,     // a checkpoint that is being read is deleted
+  kBackoffLost,             // a job that fails again and again restarts at once
+  kEventSequenceLost,       // the next event's number isn't known after a restart
+  kSilentWorkerKept,        // a worker that is gone is never lost
+  kAdoptionGraceIgnored,    // after a restart nobody waits for the ranks that kept running
+  kGangPlacedPartially,     // a job starts with one rank less than it needs
+  kJobNumberLost,           // the next job number isn't in the header
+  kAbsenceBlamedOnWorkers,  // a coordinator that was away calls its workers silent
+  kMissingRankUnnoticed,    // a worker that comes back without a rank isn't asked about it
+  kUnwantedRankKept,        // a rank that nobody wants any more isn't stopped when announced
+  kRestoreFromBeginning,    // a new attempt ignores the checkpoints
+  kThresholdsNotRecorded,   // a checkpoint's thresholds don't enter the history
 };
 
 #ifdef DIFFMOE_PLANTED_FAULTS

@@ -444,6 +444,7 @@ absl::StatusOr<std::unique_ptr<RecordStore>> RecordStore::Open(const std::string
                                                                const RecordStoreOptions& options) {
   ASSIGN_OR_RETURN(DirectoryLock lock, DirectoryLock::Acquire(directory));
   const std::string mark_path = directory + "/mark";
+  RemoveUnfinished(mark_path);
   absl::StatusOr<HighWaterMark> mark = HighWaterMark::Open(mark_path);
   if (absl::IsDataLoss(mark.status())) {
     if (!options.accept_loss) return Lost(directory, 0, 0, mark.status().message());

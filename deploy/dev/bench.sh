@@ -11,7 +11,9 @@ list() {
   echo "               --workloads demo s-e8 s-e16 s-e8-32 dense-s   --steps N   --repetitions N   --sockets"
   echo "  collectives  exchanges between two ranks over shared memory and over sockets"
   echo "  invariance   every family trained under six layouts; one hash of the result per family, or it fails   --steps N"
-  echo "  checkpoint   stall of the step against a memcpy, save and load through the service and of chunks alone against the disk"
+  echo "  control      the coordinator: durable submits, reads with a long queue, many workers, memory, restart"
+  echo "               --jobs N   --events N   --workers N   --clients N   --seconds N"
+  echo "  checkpoint   stall of the step against a memcpy; save and load through the service, and of chunks alone, against the disk"
 }
 
 [ $# -gt 0 ] || {
@@ -28,6 +30,7 @@ case "$name" in
     OMP_NUM_THREADS=1 build/release/bin/checkpoint_path_bench
     target=checkpoint_bench command=(checkpoint_bench)
     ;;
+  control) target=control_bench command=(control_bench) ;;
   *)
     list >&2
     die "no benchmark '$name'"

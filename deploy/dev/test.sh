@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test. The last line is 'N passed, N failed', counted in test cases; exit code 1 when one failed.
 #
-#   test.sh [--label LABEL] [--preset PRESET]   LABEL: unit, parity, multiprocess, integration, lint
+#   test.sh [--label LABEL] [--preset PRESET]   LABEL: unit, parity, multiprocess, integration, crash, lint
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . deploy/dev/common.sh
 
@@ -36,8 +36,8 @@ if [ -n "$label" ]; then
   run_tests all -L "^$label\$"
 else
   # Small tests side by side; those that start processes and measure deadlines one at a time.
-  run_tests small -LE '^(multiprocess|integration)$' -j "$(nproc)"
-  run_tests processes -L '^(multiprocess|integration)$'
+  run_tests small -LE '^(multiprocess|integration|crash)$' -j "$(nproc)"
+  run_tests processes -L '^(multiprocess|integration|crash)$'
 fi
 say "tests took $((SECONDS - start)) s"
 python3 deploy/dev/count_tests.py "$results" || failed=1

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/planted_faults.h"
 
 namespace diffmoe::server {
 namespace {
@@ -46,6 +47,7 @@ PlacementResult PlaceGang(int ranks, const std::string& device_kind,
     ++free;
     free_by_worker[slot.worker_id].push_back(slot.slot);
   }
+  if (Planted(Fault::kGangPlacedPartially) && ranks > 1 && free == ranks - 1) --ranks;
   PlacementResult result;
   result.ever = ranks <= total;
   if (free < ranks) {

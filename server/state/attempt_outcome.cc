@@ -2,6 +2,7 @@
 #include <csignal>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/planted_faults.h"
 #include "server/state/reasons.h"
 #include "server/state/retry_policy.h"
 #include "server/state/time_util.h"
@@ -122,8 +123,10 @@ void Requeue(Transition& t, JobEntry& job, const Failure& failure) {
       shown.attempts_size() > 0 ? shown.attempts(shown.attempts_size() - 1).restored_step() : 0;
   const bool new_checkpoint = RestorePointOf(job).step > restored_step;
   job.record.set_failures_in_a_row(new_checkpoint ? 1 : job.record.failures_in_a_row() + 1);
-  const int64_t pause_ms =
-      PauseMs(PolicyOf(failure.cause), job.record.failures_in_a_row(), t.options().max_backoff_ms);
+  const int64_t pause_ms = Planted(Fault::kBackoffLost)
+                               ? 0
+                               : PauseMs(PolicyOf(failure.cause), job.record.failures_in_a_row(),
+                                         t.options().max_backoff_ms);
   shown.set_restarts(shown.restarts() + 1);
   CloseAttempt(t, job, failure.cause, failure.text);
   WaitAgain(t, job, v1::REASON_WAITS_FOR_RESTART, failure.text, pause_ms);

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/planted_faults.h"
 #include "diffmoe/v1/checkpoint.pb.h"
 #include "server/state/records.h"
 #include "server/state/retry_policy.h"
@@ -39,7 +40,8 @@ void SendStartRanks(Transition& t, const JobEntry& job, const RestorePoint& rest
 // The job whose running attempt the message belongs to; null when it is of an older one.
 JobEntry* CurrentJob(Transition& t, const worker::v1::GroupId& group, int rank) {
   JobEntry* job = FindJob(t, group.id());
-  if (job == nullptr || job->job().epoch() != group.epoch()) return nullptr;
+  if (job == nullptr) return nullptr;
+  if (job->job().epoch() != group.epoch() && !Planted(Fault::kReportEpochIgnored)) return nullptr;
   if (rank < 0 || rank >= static_cast<int>(job->attempt.ranks.size())) return nullptr;
   return job;
 }
@@ -114,7 +116,8 @@ std::set<std::string> LivingWorkers(const AttemptEntry& attempt) {
 void StartAttempt(Transition& t, JobEntry& job, const std::vector<v1::Placement>& placements) {
   v1::Job& shown = job.job();
   shown.set_epoch(shown.epoch() + 1);
-  const RestorePoint restore = RestorePointOf(job);
+  const RestorePoint restore =
+      Planted(Fault::kRestoreFromBeginning) ? RestorePoint{} : RestorePointOf(job);
   v1::Attempt* attempt = shown.add_attempts();
   attempt->set_epoch(shown.epoch());
   SetTimestamp(attempt->mutable_start_time(), t.now.unix_ms);
@@ -148,10 +151,7 @@ void OnRankStarted(Transition& t, const RankStarted& event) {
   if (worker == nullptr) return;
   const worker::v1::GroupId& group = event.message.group();
   if (SamplerEntry* sampler = CurrentSampler(t, group)) {
-    if (sampler->phase == SamplerPhase::kStarting) {
-      sampler->phase = SamplerPhase::kReady;
-      SamplerIdle(t, *sampler);
-    }
+    SamplerStarted(t, *sampler);
     return;
   }
   if (JobEntry* job = CurrentJob(t, group, event.message.rank())) {
@@ -181,7 +181,9 @@ void OnRankExited(Transition& t, const RankExited& event) {
   WorkerEntry* worker = Heard(t, event.session);
   if (worker == nullptr) return;
   const worker::v1::RankExited& exited = event.message;
-  FreeSlot(t, worker->id, {exited.group().id(), exited.group().epoch(), exited.rank()});
+  if (!Planted(Fault::kSlotNeverFreed)) {
+    FreeSlot(t, worker->id, {exited.group().id(), exited.group().epoch(), exited.rank()});
+  }
   t.state.schedule_due = true;
   if (CurrentSampler(t, exited.group()) != nullptr) {
     SamplerGone(t, exited.group().id(), ExitFailure(exited, worker->id).text);
@@ -240,6 +242,12 @@ void StopAttempt(Transition& t, JobEntry& job, StopKind kind, const std::string&
   attempt.stop_reason = reason;
   attempt.stop_since_ms = t.now.monotonic_ms;
   attempt.stop_sent_ms = t.now.monotonic_ms;
+  if (Planted(Fault::kSlotFreedEarly)) {
+    for (size_t i = 0; i < attempt.ranks.size(); ++i) {
+      FreeSlot(t, attempt.ranks[i].worker_id,
+               {job.job().id(), job.job().epoch(), static_cast<int>(i)});
+    }
+  }
   for (const std::string& worker_id : LivingWorkers(attempt)) RepeatStop(t, job, worker_id);
 }
 

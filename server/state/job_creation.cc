@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/planted_faults.h"
 #include "server/errors.h"
 #include "server/state/records.h"
 #include "server/state/time_util.h"
@@ -13,7 +14,9 @@ std::string NewJobId(Transition& t, const std::string& name) {
   int64_t number = t.state.header.next_job_number();
   if (number == 0) number = 1;
   t.state.header.set_next_job_number(number + 1);
-  t.Emit(WriteRecord{kHeaderKey, t.state.header.SerializeAsString()});
+  if (!Planted(Fault::kJobNumberLost)) {
+    t.Emit(WriteRecord{kHeaderKey, t.state.header.SerializeAsString()});
+  }
   return absl::StrCat(name, "-", number);
 }
 

@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/planted_faults.h"
 #include "server/state/records.h"
 #include "server/state/step.h"
 #include "server/state/transition.h"
@@ -29,7 +30,9 @@ void ExpectRanks(Transition& t, JobEntry& job) {
     }
   }
   job.attempt.adopt_until_ms = t.now.monotonic_ms + t.options().adoption_grace_ms;
-  if (shown.state() == v1::CANCELLING || shown.state() == v1::PAUSING) {
+  if (Planted(Fault::kAdoptionGraceIgnored)) job.attempt.adopt_until_ms = t.now.monotonic_ms;
+  const bool stopping = shown.state() == v1::CANCELLING || shown.state() == v1::PAUSING;
+  if (stopping && !Planted(Fault::kCancelForgotten)) {
     const bool cancel = shown.state() == v1::CANCELLING;
     job.attempt.stop = cancel ? StopKind::kCancel : StopKind::kPause;
     job.attempt.stop_reason = cancel ? "the job was cancelled" : "the job is paused";
@@ -50,10 +53,13 @@ absl::Status LoadJob(State& state, const std::string& key, const std::string& va
   if (key != JobKey(id)) {
     return absl::DataLossError(absl::StrCat("record \"", key, "\" holds job \"", id, "\""));
   }
+  if (Planted(Fault::kEventSequenceLost)) record.set_next_event_sequence(1);
   JobEntry& entry = state.jobs[id];
   entry.record = std::move(record);
   state.jobs_by_number[entry.record.sequence_number()] = id;
-  if (!entry.record.request_id().empty()) state.jobs_by_request_id[entry.record.request_id()] = id;
+  if (!entry.record.request_id().empty() && !Planted(Fault::kRequestIdForgotten)) {
+    state.jobs_by_request_id[entry.record.request_id()] = id;
+  }
   SetJobState(state, entry, entry.job().state());
   return absl::OkStatus();
 }

@@ -78,6 +78,7 @@ std::string WaitReason(Transition& t) {
     }
     busy = busy || sampler.phase == SamplerPhase::kReady;
   }
+  if (t.samplers_yield) return "a job that waits gets the next free slots";
   if (busy) return "waits for a sampler";
   int slots = 0;
   for (const auto& [id, worker] : t.state.workers) {
@@ -103,7 +104,9 @@ void ScheduleSamplers(Transition& t) {
     starting = starting || sampler.phase == SamplerPhase::kStarting ||
                sampler.not_before_ms > t.now.monotonic_ms;
   }
-  if (!starting && static_cast<int>(t.state.samplers.size()) < t.options().max_samplers) {
+  // One that took a slot that another gives up would have to give it up in turn, for ever.
+  if (!starting && !t.samplers_yield &&
+      static_cast<int>(t.state.samplers.size()) < t.options().max_samplers) {
     const SampleEntry& first = t.state.samples.at(t.state.sample_queue.front());
     const bool cuda = first.spec.parallel().device() == v1::DEVICE_CUDA;
     if (const auto place = FindFreeSlot(t.state, cuda ? "cuda" : "cpu")) StartSampler(t, *place);
@@ -154,6 +157,12 @@ void SamplerGone(Transition& t, const std::string& sampler_id, const std::string
   } else if (sampler.phase == SamplerPhase::kStarting && !t.state.sample_queue.empty()) {
     RequeueSample(t, t.state.sample_queue.front(), why);
   }
+}
+
+void SamplerStarted(Transition& t, SamplerEntry& sampler) {
+  if (sampler.phase != SamplerPhase::kStarting) return;
+  sampler.phase = SamplerPhase::kReady;
+  SamplerIdle(t, sampler);
 }
 
 void SamplerIdle(Transition& t, SamplerEntry& sampler) {

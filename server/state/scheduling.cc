@@ -146,6 +146,7 @@ bool ExplainWait(Transition& t, JobEntry& job, const std::string& kind,
   }
   std::string reason = result.reason;
   if (YieldSamplers(t, kind, result.missing)) {
+    t.samplers_yield = true;
     absl::StrAppend(&reason, "; a sampler is giving up its slot");
   } else if (MakeRoom(t, job, kind, slots)) {
     absl::StrAppend(&reason, "; other jobs are giving up theirs");

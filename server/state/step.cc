@@ -73,7 +73,7 @@ void CompleteReplies(Transition& t) {
 }  // namespace
 
 Effects Step(State& state, const Event& event, Now now) {
-  Transition t{state, now, {}, {}, {}, {}};
+  Transition t{state, now, {}, {}, {}, {}, false};
   std::visit(Dispatch{t}, event);
   CompleteReplies(t);
   WriteChangedJobs(t);

@@ -22,6 +22,7 @@ struct Transition {
   std::set<std::string> changed_jobs;     // written and published once, at the end of the step
   std::set<std::string> progressed_jobs;  // published only
   std::map<std::string, std::vector<v1::JobEvent>> job_events;
+  bool samplers_yield = false;  // samplers give up slots for a job; none may be started
 
   template <typename E>
   void Emit(E effect) {
@@ -151,6 +152,8 @@ void ScheduleSamplers(Transition& t);
 bool YieldSamplers(Transition& t, const std::string& device, int slots_missing);
 void StopSampler(Transition& t, SamplerEntry& sampler, const std::string& reason);
 void SamplerGone(Transition& t, const std::string& sampler_id, const std::string& why);
+// Its process runs: ready, when it was starting.
+void SamplerStarted(Transition& t, SamplerEntry& sampler);
 void SamplerIdle(Transition& t, SamplerEntry& sampler);
 void TickSamplers(Transition& t);
 

@@ -1,4 +1,5 @@
 #include "absl/strings/str_cat.h"
+#include "core/base/planted_faults.h"
 #include "server/errors.h"
 #include "server/state/transition.h"
 
@@ -23,6 +24,7 @@ void AdoptRank(Transition& t, WorkerEntry& worker, const worker::v1::RunningRank
   if (const auto it = t.state.samplers.find(group_id);
       it != t.state.samplers.end() && it->second.epoch == epoch &&
       it->second.worker_id == worker.id && it->second.phase != SamplerPhase::kStopping) {
+    SamplerStarted(t, it->second);  // the message that said so may be lost with the stream
     return;
   }
   JobEntry* job = FindJob(t, group_id);
@@ -30,6 +32,7 @@ void AdoptRank(Transition& t, WorkerEntry& worker, const worker::v1::RunningRank
   if (job == nullptr || job->job().epoch() != epoch || running.rank() < 0 ||
       rank >= job->attempt.ranks.size() || job->attempt.ranks[rank].worker_id != worker.id ||
       !job->attempt.ranks[rank].Alive()) {
+    if (Planted(Fault::kUnwantedRankKept)) return;
     SendStopGroup(t, worker.id, group_id, epoch, t.options().failure_stop_grace_ms,
                   "it is not wanted any more");
     return;
@@ -53,6 +56,7 @@ bool Announces(const worker::v1::Hello& hello, const std::string& group_id, int6
 
 // Ranks that should run on the worker but aren't announced. Their exit messages may still come.
 void NoteMissing(Transition& t, const WorkerEntry& worker, const worker::v1::Hello& hello) {
+  if (Planted(Fault::kMissingRankUnnoticed)) return;
   for (const std::string& id : t.state.placed) {
     JobEntry& job = t.state.jobs.at(id);
     for (size_t i = 0; i < job.attempt.ranks.size(); ++i) {
@@ -175,6 +179,7 @@ void OnSessionClosed(Transition& t, const SessionClosed& event) {
 }
 
 void OnResumed(Transition& t) {
+  if (Planted(Fault::kAbsenceBlamedOnWorkers)) return;
   for (auto& [id, worker] : t.state.workers) {
     if (worker.lost) continue;
     worker.last_heard_ms = t.now.monotonic_ms;
@@ -193,6 +198,7 @@ void OnResumed(Transition& t) {
 }
 
 void TickWorkers(Transition& t) {
+  if (Planted(Fault::kSilentWorkerKept)) return;
   const int64_t now_ms = t.now.monotonic_ms;
   std::vector<std::string> forgotten;
   for (auto& [id, worker] : t.state.workers) {

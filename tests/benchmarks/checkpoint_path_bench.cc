@@ -106,7 +106,7 @@ class Service {
     if (!result.ok() || result->exit != test::ExitState{0, 0}) {
       Die(absl::StrCat(command[0], ": ", result.ok() ? result->err : result.status().ToString()));
     }
-    const std::string id(absl::StripAsciiWhitespace(result->out));
+    std::string id(absl::StripAsciiWhitespace(result->out));
     if (!test::WaitUntil(kJobLimit, [&] { return Metric(count).value_or(0) > before; })) {
       Die(absl::StrCat("job ", id, " saved no checkpoint"));
     }

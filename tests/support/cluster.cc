@@ -60,7 +60,7 @@ absl::Status Cluster::Start() {
 absl::Status Cluster::StartCoordinator() {
   ProcessOptions process{.argv = {Program("diffmoe-coordinator"), "--data-dir", CoordinatorDir(),
                                   "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"},
-                         .environment = {},
+                         .environment = options_.coordinator_environment,
                          .working_dir = ""};
   Append(&process.argv, options_.coordinator_flags);
   std::error_code ignored;

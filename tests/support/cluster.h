@@ -28,6 +28,8 @@ struct ClusterOptions {
   int slots = 3;
   std::vector<std::string> coordinator_flags;
   std::vector<std::string> worker_flags;
+  // Added to the coordinator's environment.
+  std::vector<std::pair<std::string, std::string>> coordinator_environment;
   // Another directory than the cluster's own temporary one, to go on with its contents.
   std::string data_dir;
 };

@@ -82,6 +82,7 @@ absl::StatusOr<std::unique_ptr<WorkerDirectory>> WorkerDirectory::Open(const std
   RETURN_IF_ERROR(MakeFolder(directory->path_));
   RETURN_IF_ERROR(directory->Lock());
   KillPoint("worker.locked");
+  for (const char* file : {"/worker.json", "/worker_id"}) RemoveUnfinished(directory->path_ + file);
   RETURN_IF_ERROR(MakeFolder(absl::StrCat(directory->path_, "/logs")));
   RETURN_IF_ERROR(directory->LoadWorkerId());
   KillPoint("worker.identified");

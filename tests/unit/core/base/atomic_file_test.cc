@@ -53,6 +53,15 @@ TEST_F(AtomicFileTest, WithoutCommitNothingIsLeft) {
   EXPECT_TRUE(fs::is_empty(root_));
 }
 
+TEST_F(AtomicFileTest, WhatACrashHasLeftIsRemovedAndNothingElse) {
+  for (const char* name : {"file", "file.aB3x9Z", "file.json", "file.toolong1", "other.aB3x9Z"}) {
+    std::ofstream(root_ + "/" + name) << "x";
+  }
+  RemoveUnfinished(root_ + "/file");
+  EXPECT_FALSE(fs::exists(root_ + "/file.aB3x9Z"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(root_), {}), 4);
+}
+
 TEST_F(AtomicFileTest, ErrorsNameTheFile) {
   const absl::Status status = WriteFileAtomically(root_ + "/absent/file", "x");
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);

@@ -140,6 +140,21 @@ TEST_F(ChunkStoreTest, ManyFilesAreAllThereAfterReopening) {
   EXPECT_TRUE(store_->List().empty());
 }
 
+TEST_F(ChunkStoreTest, OpeningLeavesNoMoreAndMoreFiles) {
+  const Saved saved = Save("demo", 1);
+  size_t before = 0;
+  for (int life = 0; life < 6; ++life) {
+    Open();
+    size_t files = 0;
+    for ([[maybe_unused]] const auto& entry : fs::directory_iterator(path_ + "/db")) ++files;
+    if (life == 1) before = files;
+    if (life > 1) {
+      EXPECT_EQ(files, before);
+    }
+  }
+  ExpectReadable(saved);
+}
+
 TEST_F(ChunkStoreTest, ReadsAnyRange) {
   const Saved saved = Save("demo", 500);
   const int64_t size = saved.layouts[0].bytes;

@@ -339,6 +339,27 @@ TEST(SamplerTest, BusyOneGivesItsSlotAfterItsRequest) {
   EXPECT_FALSE(scene.cluster.sample_ends.contains(second)) << "it waits";
 }
 
+TEST(SamplerTest, NoneStartsWhileOthersMakeRoomForAJob) {
+  Scene scene(2);
+  ClusterHarness& cluster = scene.cluster;
+  cluster.Sample(scene.running.id);
+  const worker::v1::StartRank first = scene.StartSampler();
+  cluster.Sample(scene.running.id);
+  const worker::v1::StartRank second = scene.StartSampler();
+  const uint64_t third = cluster.Sample(scene.running.id);
+  const std::string job = cluster.Submit(TestSpec("b", 2));
+  const size_t starts = cluster.starts(scene.running.session).size();
+  // One slot is free now; the sample that waits must not take it from the job.
+  cluster.Update(cluster.tasks(scene.running.session)[0], Finished());
+  cluster.Stopped(scene.running.session, first.group().id(), first.group().epoch(), 0);
+  EXPECT_EQ(cluster.starts(scene.running.session).size(), starts);
+  EXPECT_EQ(cluster.responses(third).back().queued().reason(),
+            "a job that waits gets the next free slots");
+  cluster.Update(cluster.tasks(scene.running.session)[1], Finished());
+  cluster.Stopped(scene.running.session, second.group().id(), second.group().epoch(), 0);
+  EXPECT_EQ(cluster.job(job).state(), v1::STARTING);
+}
+
 TEST(SamplerTest, JobThatWouldNotFitAnywayDisturbsNobody) {
   Scene scene(1);
   scene.cluster.Sample(scene.running.id);
@@ -360,6 +381,19 @@ TEST(SamplerTest, IdsAreNotUsedAgainAfterARestart) {
   scene.cluster.Sample(scene.running.id);
   ASSERT_EQ(scene.cluster.starts(session).size(), 1u);
   EXPECT_NE(scene.cluster.starts(session)[0].group().id(), before);
+}
+
+TEST(SamplerTest, IsReadyWhenItsStartWasLostWithTheStream) {
+  Scene scene(1);
+  ClusterHarness& cluster = scene.cluster;
+  cluster.Sample(scene.running.id);
+  const worker::v1::StartRank start = cluster.starts(scene.running.session).back();
+  cluster.Post(SessionClosed{scene.running.session});
+  const uint64_t session =
+      cluster.Connect("w1", 2,
+                      {Running(scene.running.id, 1, 0, 0),
+                       Running(start.group().id(), start.group().epoch(), 0, 1)});
+  EXPECT_EQ(cluster.tasks(session).size(), 1u);
 }
 
 TEST(SamplerTest, LostWorkerTakesItsSamplerAlong) {
