@@ -13,7 +13,7 @@ list() {
   echo "  invariance   every family trained under six layouts; one hash of the result per family, or it fails   --steps N"
   echo "  control      the coordinator: durable submits, reads with a long queue, many workers, memory, restart"
   echo "               --jobs N   --events N   --workers N   --clients N   --seconds N"
-  echo "  checkpoint   save and load of checkpoint chunks against the disk"
+  echo "  checkpoint   stall of the step against a memcpy; save and load through the service, and of chunks alone, against the disk"
 }
 
 [ $# -gt 0 ] || {
@@ -25,8 +25,12 @@ shift
 case "$name" in
   train | collectives) target=diffmoe-bench command=(diffmoe-bench "$name") ;;
   invariance) target=invariance_bench command=(invariance_bench) ;;
+  checkpoint)
+    deploy/dev/build.sh release --target checkpoint_path_bench
+    OMP_NUM_THREADS=1 build/release/bin/checkpoint_path_bench
+    target=checkpoint_bench command=(checkpoint_bench)
+    ;;
   control) target=control_bench command=(control_bench) ;;
-  checkpoint) target=checkpoint_bench command=(checkpoint_bench) ;;
   *)
     list >&2
     die "no benchmark '$name'"

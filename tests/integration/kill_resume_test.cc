@@ -8,6 +8,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <random>
@@ -50,7 +51,7 @@ class KillResumeTest : public ::testing::Test {
     for (std::string line; std::getline(in, line);) {
       if (line.find("minutes:") == std::string::npos) text << line << '\n';
     }
-    const std::string path = temp_.Sub("job.yaml");
+    std::string path = temp_.Sub("job.yaml");
     WriteFile(path, text.str());
     return path;
   }
@@ -153,8 +154,7 @@ class KillResumeTest : public ::testing::Test {
 
 double Percentile(std::vector<double> values, double share) {
   std::sort(values.begin(), values.end());
-  const size_t index = static_cast<size_t>(share * static_cast<double>(values.size() - 1) + 0.5);
-  return values[index];
+  return values[static_cast<size_t>(std::lround(share * static_cast<double>(values.size() - 1)))];
 }
 
 // Kills the victim, 0 or 1: that rank, 2: the worker, 3: the coordinator; starts again what nobody

@@ -12,7 +12,7 @@ namespace pb = worker::v1;
 // Messages of a shard on their way to the coordinator, so that it works on one while the next is
 // taken from the rank. Fewer than a rank sends without an answer (shard_stream.h), which would wait
 // for it for ever.
-constexpr int kUnanswered = 2;
+constexpr int kUnanswered = 8;
 
 grpc::Status Away() {
   return grpc::Status(grpc::StatusCode::UNAVAILABLE,

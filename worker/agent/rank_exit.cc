@@ -25,7 +25,7 @@ std::string SignalName(int signal) {
 std::string LastLine(const std::string& log_tail, bool aborted) {
   const std::vector<std::string> lines = absl::StrSplit(log_tail, '\n', absl::SkipWhitespace());
   if (lines.empty()) return "";
-  const std::string last(absl::StripAsciiWhitespace(lines.back()));
+  std::string last(absl::StripAsciiWhitespace(lines.back()));
   if (!aborted || lines.size() < 2 || !absl::StartsWith(last, "crash: ")) return last;
   return absl::StrCat(last, "; before it: ", absl::StripAsciiWhitespace(lines[lines.size() - 2]));
 }

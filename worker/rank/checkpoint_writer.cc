@@ -20,7 +20,7 @@ size_t Bytes(const std::vector<StateRun>& runs) {
 
 // Fills [to, to_end).
 void CopyBytes(char* to, const float* from, const char* to_end) {
-  if (to != to_end) std::memcpy(to, from, static_cast<size_t>(to_end - to));
+  if (from != nullptr && to != to_end) std::memcpy(to, from, static_cast<size_t>(to_end - to));
 }
 
 }  // namespace
@@ -80,14 +80,14 @@ void CheckpointWriter::Save(int64_t step, const std::vector<StateRun>& runs,
 }
 
 absl::Status CheckpointWriter::SaveDurably(int64_t step, const std::vector<StateRun>& runs,
-                                           std::optional<CheckpointSummaryData> summary) {
+                                           const std::optional<CheckpointSummaryData>& summary) {
   Join();
   if (staged_step_ == step && (sent_.ok() || absl::IsAborted(sent_))) return sent_;
   Stage(runs);
   staged_step_ = -1;
   absl::Duration delay = absl::Milliseconds(200);
   while (true) {
-    const absl::Status status = link_.PutShard(step, staged_, summary);
+    absl::Status status = link_.PutShard(step, staged_, summary);
     if (status.ok() || absl::IsAborted(status)) return status;
     LogWarning(
         "rank", "a checkpoint that the rank's end waits for was not saved; trying again",

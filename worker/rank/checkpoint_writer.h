@@ -38,7 +38,7 @@ class CheckpointWriter {
   // not sent again unless that failed. Errors: ABORTED, the attempt was replaced; CANCELLED, asked
   // to stop at once.
   absl::Status SaveDurably(int64_t step, const std::vector<StateRun>& runs,
-                           std::optional<CheckpointSummaryData> summary);
+                           const std::optional<CheckpointSummaryData>& summary);
 
   // True when this attempt has been replaced: the rank should stop.
   bool fenced() const { return fenced_; }

@@ -18,7 +18,7 @@ namespace {
 namespace pb = worker::v1;
 
 constexpr int64_t kChunkBytes = 1 << 20;
-constexpr int kMaxUnacknowledged = 4;
+constexpr int kMaxUnacknowledged = 16;
 constexpr int64_t kSlowestBytesPerSecond = 100'000;
 
 using ShardStream = grpc::ClientReaderWriterInterface<pb::PutShardRequest, pb::PutShardResponse>;

@@ -14,9 +14,9 @@
 namespace diffmoe {
 
 // Sends `header` and the concatenation of `runs` in chunks of 1 MiB, each with its XXH3 and at most
-// four without an acknowledgement, and returns when the whole checkpoint is durable. Gives up after
-// 5 minutes and 1 s per 100 KB. Errors: those of BulkPlane.PutShard; INTERNAL when the peer breaks
-// the protocol. moved: called for every chunk that has gone out.
+// sixteen without an acknowledgement, and returns when the whole checkpoint is durable. Gives up
+// after 5 minutes and 1 s per 100 KB. Errors: those of BulkPlane.PutShard; INTERNAL when the peer
+// breaks the protocol. moved: called for every chunk that has gone out.
 absl::Status SendShard(worker::v1::BulkPlane::StubInterface& stub,
                        const worker::v1::ShardHeader& header, absl::Span<const TensorRun> runs,
                        const std::function<void()>& moved);
