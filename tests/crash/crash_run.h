@@ -56,7 +56,7 @@ class CrashRun {
   // Starts the victim armed and keeps the cluster busy until it has ended. When it doesn't in time,
   // it is killed. Returns whether it ended at the point.
   absl::StatusOr<bool> RunUntilKilled(const KillPointEntry& entry, const Armed& armed);
-  absl::Status Recover(Victim victim);
+  absl::Status Recover(Victim victim, bool accept_loss = false);
 
   // One call to the cluster; failures for want of a coordinator are no errors.
   absl::Status Act();
