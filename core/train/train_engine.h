@@ -37,7 +37,7 @@ struct EngineOptions {
   double threshold_decay = 0.95;
   // Called once per step after the gradients are there; what any rank says, all ranks read in
   // StepFigures::flags. Costs no collective of its own.
-  std::function<uint32_t()> flags;
+  std::function<uint32_t()> flags = nullptr;
   // Where the engine says what it does; outlives it or is null.
   Activity* activity = nullptr;
 };

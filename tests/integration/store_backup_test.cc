@@ -19,12 +19,15 @@ using ::testing::IsSupersetOf;
 
 constexpr absl::Duration kJobLimit = absl::Seconds(90);
 
+// Of the checkpoints that aren't marked as damaged.
 std::set<int64_t> CheckpointSteps(Cluster& cluster, const std::string& id) {
   const auto list = cluster.CliJson({"ckpt", "ls", id});
   EXPECT_TRUE(list.ok()) << list.status();
   std::set<int64_t> steps;
   if (!list.ok()) return steps;
-  for (const auto& checkpoint : (*list)["checkpoints"]) steps.insert(Int(checkpoint, "step"));
+  for (const auto& checkpoint : (*list)["checkpoints"]) {
+    if (!checkpoint.value("damaged", false)) steps.insert(Int(checkpoint, "step"));
+  }
   return steps;
 }
 

@@ -292,7 +292,7 @@ absl::Status Agent::Loop(int signal_fd) {
     poll(fds, 2, static_cast<int>(absl::ToInt64Milliseconds(wait)) + 1);
     if (HandleSignals(signal_fd) && !stopping) {
       stopping = true;
-      supervisor_.StopAll(options_.stop_grace, "the worker was told to end");
+      supervisor_.StopAll(options_.stop_grace, /*save=*/true, "the worker was told to end");
     }
     if (stop_signals_ > 1) supervisor_.KillAll();
     for (const pb::CoordinatorMessage& message : mailbox_.Take()) {
@@ -301,7 +301,8 @@ absl::Status Agent::Loop(int signal_fd) {
     if (absl::Status refused = mailbox_.refused(); !refused.ok() && !stopping) {
       status = refused;
       stopping = true;
-      supervisor_.StopAll(options_.stop_grace, "the coordinator refused this worker");
+      supervisor_.StopAll(options_.stop_grace, /*save=*/false,
+                          "the coordinator refused this worker");
     }
   }
 }

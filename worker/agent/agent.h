@@ -29,7 +29,8 @@ struct AgentOptions {
 // thread is started.
 void BlockAgentSignals();
 
-// Runs until SIGTERM, SIGINT or SIGHUP (ranks are stopped then; a second signal kills them at once)
+// Runs until SIGTERM, SIGINT or SIGHUP (training ranks save a checkpoint then, if they can within
+// most of the grace, and end; a second signal kills them at once)
 // or until the coordinator refuses this version. Call it from the main thread. Errors:
 // ALREADY_EXISTS, directory or port in use; NOT_FOUND, no rank binary; PERMISSION_DENIED and other
 // file errors; FAILED_PRECONDITION, another protocol version.

@@ -9,6 +9,11 @@ namespace {
 
 namespace pb = worker::v1;
 
+// Messages of a shard on their way to the coordinator, so that it works on one while the next is
+// taken from the rank. Fewer than a rank sends without an answer (shard_stream.h), which would wait
+// for it for ever.
+constexpr int kUnanswered = 2;
+
 grpc::Status Away() {
   return grpc::Status(grpc::StatusCode::UNAVAILABLE,
                       "the worker has not reached its coordinator yet");
@@ -45,6 +50,7 @@ grpc::Status BulkProxy::PutShard(
   pb::PutShardResponse response;
   bool open = true;
   bool ended = false;
+  int unanswered = 0;
   while (open && !ended && stream->Read(&request)) {
     open = upstream->Write(request);
     ended = request.has_end();
@@ -52,7 +58,9 @@ grpc::Status BulkProxy::PutShard(
     metrics_->CountBulkSent(static_cast<int64_t>(request.data().bytes().size()));
     // Each data message has one answer. The rank may be a few messages ahead; they wait in its
     // stream.
+    if (++unanswered < kUnanswered) continue;
     open = upstream->Read(&response) && stream->Write(response);
+    --unanswered;
   }
   if (!ended && open) {
     upstream_context->TryCancel();  // the rank is gone: a shard without its end must not look whole

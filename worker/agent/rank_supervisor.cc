@@ -29,6 +29,9 @@ constexpr int64_t kMaxTickMs = 1'000;
 // A tick that comes so much later than it was wanted means that this process didn't run.
 constexpr int64_t kOwnPauseMs = 2'000;
 
+// The part of a grace period in which a rank may save a checkpoint.
+int64_t TimeToSave(int64_t grace_ms) { return grace_ms - std::min(kGiveUpSavingMs, grace_ms / 4); }
+
 std::string Describe(const pb::StartRank& start) {
   return absl::StrCat("rank ", start.rank(), " of ", start.group().id(), " epoch ",
                       start.group().epoch());
@@ -158,21 +161,21 @@ void RankSupervisor::Stop(const pb::StopGroup& stop) {
     if (group.id() != stop.group().id() || group.epoch() > stop.group().epoch()) continue;
     LogInfo("worker", "stopping a rank",
             {{"rank", Describe(rank.start)}, {"reason", stop.reason()}, {"save", stop.save()}});
-    const int64_t plain = stop.save() ? grace - std::min(kGiveUpSavingMs, grace / 4) : 0;
+    const int64_t plain = stop.save() ? TimeToSave(grace) : 0;
     RequestStop(rank, plain, plain + std::min(kCooperativeMs, (grace - plain) / 2), grace,
                 stop.reason());
   }
 }
 
-void RankSupervisor::StopAll(absl::Duration grace, const std::string& reason) {
+void RankSupervisor::StopAll(absl::Duration grace, bool save, const std::string& reason) {
   absl::MutexLock lock(&mutex_);
-  for (auto& [key, rank] : ranks_) {
-    RequestStop(rank, 0, 0, absl::ToInt64Milliseconds(grace), reason);
-  }
+  const int64_t grace_ms = absl::ToInt64Milliseconds(grace);
+  const int64_t plain = save ? TimeToSave(grace_ms) : 0;
+  for (auto& [key, rank] : ranks_) RequestStop(rank, plain, plain, grace_ms, reason);
 }
 
 void RankSupervisor::KillAll() {
-  StopAll(absl::ZeroDuration(), "the worker was told to end at once");
+  StopAll(absl::ZeroDuration(), /*save=*/false, "the worker was told to end at once");
 }
 
 absl::Duration RankSupervisor::Tick() {
@@ -192,7 +195,10 @@ absl::Duration RankSupervisor::Tick() {
       KillIfHung(rank, now);
       SendDueSignals(rank, now);
       rank.exit = Reap(rank.pid);
-      if (rank.exit.has_value()) rank.report_by_ms = now + kLastWordsMs;
+      if (rank.exit.has_value()) {
+        rank.report_by_ms = now + kLastWordsMs;
+        rank.watch.End();
+      }
     }
     if (rank.exit.has_value() && (!rank.attached || now >= rank.report_by_ms)) {
       ReportExit(current);

@@ -61,8 +61,9 @@ class RankSupervisor {
   // s, is left. A later Stop may only shorten what is left. Ranks of earlier epochs of the group
   // are stopped as well.
   void Stop(const worker::v1::StopGroup& stop);
-  // For the end of the worker: SIGTERM at once, SIGKILL after the grace.
-  void StopAll(absl::Duration grace, const std::string& reason);
+  // For the end of the worker. Without `save` SIGTERM at once and SIGKILL after the grace; with it
+  // as Stop does. All ranks of a job save and end together, also those of other workers.
+  void StopAll(absl::Duration grace, bool save, const std::string& reason);
   void KillAll();
   // Reaps, sends signals that are due, reports exits. Returns the time until it must be called
   // again at the latest.

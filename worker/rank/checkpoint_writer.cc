@@ -18,6 +18,11 @@ size_t Bytes(const std::vector<StateRun>& runs) {
   return bytes;
 }
 
+// Fills [to, to_end).
+void CopyBytes(char* to, const float* from, const char* to_end) {
+  if (to != to_end) std::memcpy(to, from, static_cast<size_t>(to_end - to));
+}
+
 }  // namespace
 
 CheckpointWriter::~CheckpointWriter() { Join(); }
@@ -39,11 +44,22 @@ void CheckpointWriter::Stage(const std::vector<StateRun>& runs) {
   staged_.clear();
   staged_.reserve(runs.size());
   char* to = staging_.get();
+  // Runs that stand one behind the other are copied at once: a long copy goes past the caches, a
+  // short one reads what it will overwrite.
+  const float* from = nullptr;
+  char* copied = to;
+  const float* end = nullptr;
   for (const StateRun& run : runs) {
-    std::memcpy(to, run.data, Bytes(run));
+    if (run.data != end) {
+      CopyBytes(copied, from, to);
+      from = run.data;
+      copied = to;
+    }
+    end = run.data + run.elements;
     staged_.push_back({run.name, "F32", run.shape, run.first_element, run.elements, to});
     to += Bytes(run);
   }
+  CopyBytes(copied, from, to);
 }
 
 void CheckpointWriter::Save(int64_t step, const std::vector<StateRun>& runs,

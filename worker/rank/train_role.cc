@@ -92,7 +92,15 @@ absl::StatusOr<double> Restore(RankLink& link, TrainEngine& engine) {
   for (const StateRun& run : engine.NeededState()) {
     wanted.push_back({run.name, run.shape, run.first_element, run.elements, run.data});
   }
+  const double begin = Now();
   RETURN_IF_ERROR(ReadState(link, manifest, wanted));
+  int64_t elements = 0;
+  for (const WantedRun& run : wanted) elements += run.elements;
+  LogInfo("rank", "loaded a checkpoint",
+          {{"job", assignment.restore_job},
+           {"step", assignment.restore_step},
+           {"bytes", elements * static_cast<int64_t>(sizeof(float))},
+           {"seconds", Now() - begin}});
   const std::vector<std::string> state = absl::StrSplit(manifest.summary.trainer_state, ' ');
   double elapsed = 0;
   if (state.size() != 2 || !absl::SimpleAtod(state[0], &elapsed)) {

@@ -134,6 +134,23 @@ TEST_F(RankTrainingTest, StopsAndOtherNumbersOfRanksChangeNoBit) {
   EXPECT_TRUE(coordinator_.Tensors(60) == undisturbed);
 }
 
+// A worker that is told to end drains: its jobs go on elsewhere from where they were.
+TEST_F(RankTrainingTest, WorkerThatIsToldToEndSavesFirst) {
+  const v1::TrainingSpec spec = Spec({"train.steps=1000000", "checkpoint.every_steps=1000000"});
+  StartBoth();
+  StartRanks(spec, 2, 1);
+  ASSERT_TRUE(coordinator_.WaitFor(
+      [](const auto& heard) { return heard.rank_report().progress().step() >= 3; }, nullptr,
+      kTrainLimit));
+  worker_->Signal(SIGTERM);
+  ExpectEnd(worker::v1::EXIT_CAUSE_STOPPED, 2, 1);
+  ASSERT_EQ(coordinator_.Commits().size(), 1u);
+  EXPECT_EQ(coordinator_.Commits()[0], ExitOf(0, 1).step());
+  auto exit = worker_->Wait(kLimit);
+  ASSERT_TRUE(exit.ok());
+  EXPECT_EQ(exit->exit_code, 0) << worker_->Err();
+}
+
 // The worker names the rank that was stopped before its peer gives up; the peer ends by itself.
 TEST_F(RankTrainingTest, StoppedRankIsNamedAndItsPeerEnds) {
   StartBoth();

@@ -1,6 +1,8 @@
 // A link to nobody: holds one checkpoint of random weights and keeps the updates of samples.
 #pragma once
 
+#include <atomic>
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -18,12 +20,16 @@ class FakeRankLink final : public RankLink {
   // In the order of arrival, per request.
   std::map<std::string, std::vector<SampleUpdateData>> updates;
 
+  // What becomes of checkpoints, and what stop_requested says. From any thread.
+  std::function<absl::Status(int64_t, absl::Span<const TensorRun>)> put_shard;
+  std::atomic<bool> stop = false;
+
   const RankAssignment& assignment() const override { return assignment_; }
   Activity& activity() override { return activity_; }
   void Report(ProgressReport, std::vector<StepReportRecord>) override {}
-  absl::Status PutShard(int64_t, absl::Span<const TensorRun>,
+  absl::Status PutShard(int64_t step, absl::Span<const TensorRun> runs,
                         const std::optional<CheckpointSummaryData>&) override {
-    return Unused();
+    return put_shard ? put_shard(step, runs) : Unused();
   }
   absl::StatusOr<CheckpointManifest> GetManifest(const std::string&, int64_t) override {
     return manifest_;
@@ -33,7 +39,7 @@ class FakeRankLink final : public RankLink {
   void SayFailure(const absl::Status&, int64_t) override {}
   void SayDone(int64_t) override {}
   std::optional<RankCommandData> NextCommand(absl::Duration) override { return std::nullopt; }
-  bool stop_requested() const override { return false; }
+  bool stop_requested() const override { return stop; }
   bool save_requested() const override { return false; }
   absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) override {
     updates[request_id].push_back(std::move(update));
