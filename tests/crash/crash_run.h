@@ -62,7 +62,7 @@ class CrashRun {
   absl::Status Act();
   absl::Status Submit();
   absl::Status SubmitAgain(const std::string& request_id);
-  // Change a job or its oldest checkpoint. What the API refuses has no effect and is no error.
+  // Change a job or one of its checkpoints. What the API refuses has no effect and is no error.
   absl::Status Change(const std::string& job_id);
   absl::Status Fork(const std::string& job_id);
   absl::Status Cancel(const std::string& job_id);
