@@ -138,7 +138,8 @@ absl::Status CoordinatorImpl::Open() {
   ASSIGN_OR_RETURN(records_, RecordStore::Open(options_.data_dir + "/records",
                                                {.accept_loss = options_.accept_data_loss}));
   RemoveUnfinished(options_.data_dir + "/coordinator.json");  // the records' lock is held
-  ASSIGN_OR_RETURN(chunks_, ChunkStore::Open(options_.data_dir + "/chunks"));
+  ASSIGN_OR_RETURN(chunks_, ChunkStore::Open(options_.data_dir + "/chunks",
+                                             {.accept_loss = options_.accept_data_loss}));
   ASSIGN_OR_RETURN(Loaded loaded, LoadRecords(*records_, options_.state));
   ASSIGN_OR_RETURN(host_name_, HostOf(options_.listen));
   if (!options_.metrics_listen.empty()) {

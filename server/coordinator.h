@@ -18,7 +18,7 @@ struct CoordinatorOptions {
   std::string data_dir;
   std::string listen = "127.0.0.1:7070";          // port 0 takes a free one
   std::string metrics_listen = "127.0.0.1:7071";  // empty: no endpoint
-  bool accept_data_loss = false;  // open a damaged record store and keep what is left
+  bool accept_data_loss = false;                  // open damaged stores and keep what is left
   StateOptions state;
   LoopOptions loop;
 };

@@ -106,7 +106,7 @@ int main(int argc, char** argv) {
                  "HOST:PORT of GET /metrics; empty: none")
       ->capture_default_str();
   app.add_flag("--accept-data-loss", options.accept_data_loss,
-               "Open a damaged record store and keep what is left of it");
+               "Open damaged stores, once, and keep what is left of them");
   app.add_option("--restore-from", backup,
                  "Make an empty --data-dir of this backup, verify every byte of it, and end")
       ->type_name("DIR");

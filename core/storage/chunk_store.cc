@@ -20,6 +20,7 @@
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "core/storage/chunk_key.h"
+#include "core/storage/chunk_repair.h"
 #include "core/storage/database_copy.h"
 #include "core/storage/directory_lock.h"
 #include "core/storage/rocksdb_support.h"
@@ -136,6 +137,7 @@ class ChunkStore::Impl {
   }
 
   absl::Status Start();
+  absl::Status ForgetUnlisted() const { return storage::ForgetUnlisted(lock_.directory()); }
   absl::StatusOr<std::unique_ptr<ShardWriter::Impl>> NewShard(const CheckpointId& id, int shard,
                                                               int64_t bytes);
   absl::Status Ingest(const CheckpointId& id, const std::vector<ShardWriter::Impl*>& shards);
@@ -150,6 +152,8 @@ class ChunkStore::Impl {
 
  private:
   std::string work_path() const { return lock_.directory() + "/work"; }
+  absl::Status OpenDb();
+  absl::Status Damaged(absl::string_view why) const;
   absl::Status SweepWorkFiles();
   absl::Status CheckSpace(int64_t bytes) const;
   absl::Status ResumeIfStopped() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
@@ -172,35 +176,51 @@ class ChunkStore::Impl {
   std::unique_ptr<rocksdb::DB> db_;
 };
 
-absl::Status ChunkStore::Impl::Start() {
-  RETURN_IF_ERROR(SweepWorkFiles());
+absl::Status ChunkStore::Impl::Damaged(absl::string_view why) const {
+  return absl::DataLossError(absl::StrCat(
+      "chunk store ", lock_.directory(), " is damaged: ", why,
+      "; no checkpoint can be read. Restore the directory from a backup, or start once with "
+      "--accept-data-loss to list again what its tables hold"));
+}
+
+absl::Status ChunkStore::Impl::OpenDb() {
   const std::string path = lock_.directory() + "/db";
+  if (storage::IsHalfRebuilt(lock_.directory())) return Damaged("a repair was interrupted");
   std::error_code error;
-  const bool has_files =
-      std::filesystem::exists(path, error) && !std::filesystem::is_empty(path, error);
-  if (has_files && !std::filesystem::exists(path + "/CURRENT", error)) {
+  if (!std::filesystem::exists(path + "/CURRENT", error)) {
     for (const auto& entry : std::filesystem::directory_iterator(path, error)) {
-      if (entry.path().extension() != ".sst") continue;
-      return absl::DataLossError(
-          absl::StrCat("chunk store ", lock_.directory(), " is damaged: ", path,
-                       "/CURRENT is missing; restore the directory from a backup, or remove it to "
-                       "go on without its checkpoints"));
+      if (entry.path().extension() == ".sst")
+        return Damaged(absl::StrCat(path, "/CURRENT is missing"));
     }
   }
   RemoveEmptyLogs(path);
   std::filesystem::create_directories(path, error);
   if (error) return FileError(error.value(), "create", path);
+  RETURN_IF_ERROR(storage::SetUnlistedAside(lock_.directory(), db_options_));
   rocksdb::DB* db = nullptr;
   const absl::Status opened =
       FromRocksDb(rocksdb::DB::Open(db_options_, path, &db), absl::StrCat("open ", path));
-  if (absl::IsDataLoss(opened)) {
-    return absl::DataLossError(
-        absl::StrCat("chunk store ", lock_.directory(), " is damaged: ", opened.message(),
-                     "; restore the directory from a backup, or remove it to go on without its "
-                     "checkpoints"));
-  }
+  if (absl::IsDataLoss(opened)) return Damaged(opened.message());
   RETURN_IF_ERROR(opened);
   db_.reset(db);
+  return absl::OkStatus();
+}
+
+absl::Status ChunkStore::Impl::Start() {
+  RETURN_IF_ERROR(SweepWorkFiles());
+  absl::Status opened = OpenDb();
+  const bool incomplete = opened.ok() && storage::HasUnlisted(lock_.directory());
+  if (options_.accept_loss && (absl::IsDataLoss(opened) || incomplete)) {
+    LogWarning("chunks", "listing all tables anew",
+               {{"path", lock_.directory()}, {"reason", opened.message()}});
+    db_.reset();
+    ASSIGN_OR_RETURN(const storage::RebuildResult rebuilt,
+                     storage::RebuildFromTables(lock_.directory(), db_options_));
+    LogWarning("chunks", "listed all tables anew",
+               {{"tables", rebuilt.tables}, {"unreadable", rebuilt.unreadable}});
+    opened = OpenDb();
+  }
+  RETURN_IF_ERROR(opened);
   KillPoint("chunks.opened");
   return absl::OkStatus();
 }
@@ -469,6 +489,7 @@ absl::Status ChunkStore::BackUp(const std::string& directory) const {
 }
 absl::Status ChunkStore::Delete(const CheckpointId& id) { return impl_->Delete(id); }
 std::vector<StoredCheckpoint> ChunkStore::List() const { return impl_->List(); }
+absl::Status ChunkStore::ForgetUnlisted() { return impl_->ForgetUnlisted(); }
 int64_t ChunkStore::size_bytes() const {
   uint64_t bytes = 0;
   impl_->db()->GetIntProperty("rocksdb.live-sst-files-size", &bytes);

@@ -58,6 +58,9 @@ struct ChunkStoreOptions {
   int64_t file_bytes = int64_t{256} << 20;
   // NewShard refuses when less than its bytes plus this is free.
   int64_t reserve_bytes = int64_t{64} << 20;
+  // When the database is damaged, make a new one of the tables that are there. For an operator's
+  // explicit repair (coordinator flag --accept-data-loss); never on by itself.
+  bool accept_loss = false;
   // For tests that make the disk fail. Default: rocksdb::Env::Default().
   rocksdb::Env* env = nullptr;
 };
@@ -106,8 +109,8 @@ struct StoredCheckpoint {
 
 class ChunkStore final {
  public:
-  // Opens or creates the store and sweeps work files that a crash has left. Errors as
-  // RecordStore::Open.
+  // Opens or creates the store and sweeps work files that a crash has left. Tables that the
+  // database doesn't list are set aside (chunk_repair.h). Errors as RecordStore::Open.
   static absl::StatusOr<std::unique_ptr<ChunkStore>> Open(const std::string& directory,
                                                           const ChunkStoreOptions& options = {});
   ~ChunkStore();
@@ -147,6 +150,9 @@ class ChunkStore final {
 
   // Every checkpoint with bytes in the store, ascending.
   std::vector<StoredCheckpoint> List() const;
+
+  // To be called when no checkpoint is missing: removes the tables that Open has set aside.
+  absl::Status ForgetUnlisted();
 
   // Bytes on disk.
   int64_t size_bytes() const;

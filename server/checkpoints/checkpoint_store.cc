@@ -58,6 +58,13 @@ absl::StatusOr<ReconcileResult> CheckpointStore::Reconcile(absl::Span<const Mani
     LogInfo("checkpoints", "removed bytes without a manifest",
             {{"checkpoint", ToString(stored.id)}, {"bytes", stored.bytes}});
   }
+  // Tables that nobody lists may be what a damaged checkpoint lacks.
+  if (result.damaged.empty()) {
+    RETURN_IF_ERROR(chunks_->ForgetUnlisted());
+  } else {
+    LogWarning("checkpoints", "tables of the missing chunks may have been set aside",
+               {{"folder", "chunks/unlisted"}, {"repair", "start once with --accept-data-loss"}});
+  }
   return result;
 }
 

@@ -57,6 +57,7 @@ class CorruptionRun {
   absl::StatusOr<DamageOutcome> JudgeRecords(const std::string& store, const Damage& damage);
   absl::Status CheckRecords(const RecordStore& store, bool* damaged) const;
   absl::StatusOr<DamageOutcome> JudgeChunks(const std::string& store, const Damage& damage);
+  absl::Status RepairChunks(const std::string& store);
   // Whether the checkpoint is whole. INTERNAL for a silent loss.
   absl::StatusOr<bool> CheckCheckpoint(const ChunkStore& store, const Checkpoint& checkpoint,
                                        const Damage& damage) const;

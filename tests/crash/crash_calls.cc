@@ -96,7 +96,7 @@ absl::Status CrashRun::SubmitAgain(const std::string& request_id) {
 }
 
 absl::Status CrashRun::Change(const std::string& job_id) {
-  switch (Random(7)) {
+  switch (Random(9)) {
     case 0:
       return Cancel(job_id);
     case 1:
@@ -108,6 +108,8 @@ absl::Status CrashRun::Change(const std::string& job_id) {
     case 4:
       return Pin(job_id);
     case 5:
+    case 6:
+    case 7:
       return Delete(job_id);
     default:
       return Label(job_id);
@@ -184,7 +186,7 @@ absl::Status CrashRun::Pin(const std::string& job_id) {
 }
 
 absl::Status CrashRun::Delete(const std::string& job_id) {
-  const auto [step, epoch] = expected_.OldestCheckpoint(job_id);
+  const auto [step, epoch] = expected_.SpareCheckpoint(job_id);
   if (step == 0) return absl::OkStatus();
   v1::DeleteCheckpointRequest request;
   request.set_name(CheckpointName(job_id, step));

@@ -25,6 +25,11 @@ constexpr absl::Duration kEndLimit = absl::Minutes(3);
 constexpr int kActiveJobs = 2;
 constexpr int kEndedJobsPerCheck = 5;
 
+// What is lost is a list, which is made again: no record, no checkpoint.
+bool AcceptsLoss(const KillPointEntry& entry) {
+  return entry.scenario == Scenario::kAcceptLoss || entry.scenario == Scenario::kRepair;
+}
+
 std::string NameOf(const KillPointEntry& entry) {
   return absl::StrCat(entry.name, entry.victim == Victim::kWorker ? " (worker)" : "");
 }
@@ -104,6 +109,10 @@ absl::Status CrashRun::RunPoint(const KillPointEntry& entry) {
     case Scenario::kOrphan:
       RETURN_IF_ERROR(Prepare("checkpoint.bytes_stored"));
       break;
+    case Scenario::kRepair:
+      cluster_.KillCoordinator();
+      fs::remove(cluster_.CoordinatorDir() + "/chunks/db/CURRENT");
+      break;
     case Scenario::kUnmarked:
       RETURN_IF_ERROR(Prepare("records.written"));
       break;
@@ -116,7 +125,7 @@ absl::Status CrashRun::RunPoint(const KillPointEntry& entry) {
   ASSIGN_OR_RETURN(const bool hit, RunUntilKilled(entry, {entry.name, visit}));
   ++(hit ? summary_.at_points : summary_.at_random);
   if (hit) ++summary_.hits[NameOf(entry)];
-  return Recover(entry.victim);
+  return Recover(entry.victim, AcceptsLoss(entry));
 }
 
 absl::Status CrashRun::Prepare(const std::string& point) {
@@ -131,7 +140,7 @@ absl::StatusOr<bool> CrashRun::RunUntilKilled(const KillPointEntry& entry, const
     process = cluster_.worker();
   } else {
     std::vector<std::string> flags;
-    if (entry.scenario == Scenario::kAcceptLoss) flags = {"--accept-data-loss"};
+    if (AcceptsLoss(entry)) flags = {"--accept-data-loss"};
     RETURN_IF_ERROR(cluster_.LaunchCoordinator(armed, flags));
     process = cluster_.coordinator();
   }
@@ -152,8 +161,11 @@ absl::StatusOr<bool> CrashRun::RunUntilKilled(const KillPointEntry& entry, const
   return EndedAt(*process, armed.point);
 }
 
-absl::Status CrashRun::Recover(Victim victim) {
-  RETURN_IF_ERROR(victim == Victim::kWorker ? cluster_.StartWorker() : cluster_.StartCoordinator());
+absl::Status CrashRun::Recover(Victim victim, bool accept_loss) {
+  std::vector<std::string> flags;
+  if (accept_loss) flags = {"--accept-data-loss"};
+  RETURN_IF_ERROR(victim == Victim::kWorker ? cluster_.StartWorker()
+                                            : cluster_.StartCoordinator(flags));
   RETURN_IF_ERROR(Check(/*all_jobs=*/false));
   return CheckBackups();
 }

@@ -56,13 +56,13 @@ class CrashRun {
   // Starts the victim armed and keeps the cluster busy until it has ended. When it doesn't in time,
   // it is killed. Returns whether it ended at the point.
   absl::StatusOr<bool> RunUntilKilled(const KillPointEntry& entry, const Armed& armed);
-  absl::Status Recover(Victim victim);
+  absl::Status Recover(Victim victim, bool accept_loss = false);
 
   // One call to the cluster; failures for want of a coordinator are no errors.
   absl::Status Act();
   absl::Status Submit();
   absl::Status SubmitAgain(const std::string& request_id);
-  // Change a job or its oldest checkpoint. What the API refuses has no effect and is no error.
+  // Change a job or one of its checkpoints. What the API refuses has no effect and is no error.
   absl::Status Change(const std::string& job_id);
   absl::Status Fork(const std::string& job_id);
   absl::Status Cancel(const std::string& job_id);

@@ -201,6 +201,33 @@ TEST_F(DiskFaultTest, AFullDiskIsSaidAndWritesResumeByThemselves) {
   ExpectVerified();
 }
 
+TEST_F(DiskFaultTest, AStartOnAFullDiskSaysSoAndLosesNothing) {
+  auto disk = SmallDisk::Mount(kDiskBytes, 0);
+  if (!disk.ok()) GTEST_SKIP() << disk.status();
+  disk_ = *std::move(disk);
+  ClusterOptions options;
+  options.data_dir = disk_->path();
+  cluster_ = std::make_unique<Cluster>(std::move(options));
+  absl::Status started = cluster_->StartCoordinator();
+  ASSERT_TRUE(started.ok()) << started;
+  EXPECT_EQ(Submit("before").exit, (ExitState{0, 0}));
+  cluster_->KillCoordinator();
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    disk_->FillBytes();
+    started = cluster_->StartCoordinator();
+    EXPECT_FALSE(started.ok());
+    EXPECT_THAT(std::string(started.message()), HasSubstr("No space left on device"));
+    EXPECT_EQ(cluster_->coordinator()->Wait(kLimit).value(), (ExitState{kQuota, 0}));
+  }
+  disk_->Free();
+  started = cluster_->StartCoordinator();
+  ASSERT_TRUE(started.ok()) << started;
+  EXPECT_EQ(ListJobs().size(), 1);
+  EXPECT_EQ(Submit("before").exit, (ExitState{0, 0}));
+  EXPECT_EQ(ListJobs().size(), 1);
+  ExpectVerified();
+}
+
 TEST_F(DiskFaultTest, WithoutInodesACheckpointIsGivenUpAndTheNextOneSaved) {
   auto disk = SmallDisk::Mount(kDiskBytes, 400);
   if (!disk.ok()) GTEST_SKIP() << disk.status();

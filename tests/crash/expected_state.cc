@@ -216,6 +216,15 @@ std::pair<int64_t, int64_t> ExpectedState::OldestCheckpoint(const std::string& j
   return {checkpoints.begin()->first, checkpoints.begin()->second};
 }
 
+std::pair<int64_t, int64_t> ExpectedState::SpareCheckpoint(const std::string& job_id) const {
+  const Entry& entry = jobs_.at(job_id);
+  for (const auto& [step, epoch] : entry.checkpoints) {
+    const bool newest = step == entry.checkpoints.rbegin()->first;
+    if (!newest && !entry.pinned.contains(step)) return {step, epoch};
+  }
+  return {0, 0};
+}
+
 std::vector<std::string> ExpectedState::ActiveJobs() const {
   std::vector<std::string> ids;
   for (const auto& [id, entry] : jobs_) {

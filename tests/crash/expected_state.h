@@ -64,6 +64,8 @@ class ExpectedState {
   std::vector<std::string> JobsWithCheckpoints() const;
   // A checkpoint of the job that was listed last time, with its epoch; step 0: none.
   std::pair<int64_t, int64_t> OldestCheckpoint(const std::string& job_id) const;
+  // The same of one that may be deleted: not pinned, not the newest.
+  std::pair<int64_t, int64_t> SpareCheckpoint(const std::string& job_id) const;
   std::vector<std::string> ActiveJobs() const;  // not known to have ended
   // Request ids of answered submits.
   const std::map<std::string, std::string>& requests() const { return requests_; }

@@ -21,6 +21,7 @@ enum class Scenario {
   kFullDisk,    // the disk fills up and has room again
   kAcceptLoss,  // a start with --accept-data-loss
   kBackup,      // a backup is made
+  kRepair,      // a start with --accept-data-loss after the list of tables was lost
 };
 
 struct KillPointEntry {

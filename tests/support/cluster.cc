@@ -32,12 +32,15 @@ absl::Status Explain(const absl::Status& status, Process& process) {
 std::string Program(const std::string& name) { return absl::StrCat(DIFFMOE_BIN_DIR, "/", name); }
 
 absl::StatusOr<nlohmann::json> WaitForReadyFile(const std::string& path, pid_t pid,
-                                                absl::Duration limit) {
+                                                absl::Duration limit,
+                                                absl::FunctionRef<bool()> running) {
   nlohmann::json content;
-  const bool ready = WaitUntil(limit, [&] {
+  bool ready = false;
+  WaitUntil(limit, [&] {
     std::ifstream file(path);
     content = nlohmann::json::parse(file, nullptr, false);
-    return content.is_object() && content.contains("pid") && content["pid"] == pid;
+    ready = content.is_object() && content.contains("pid") && content["pid"] == pid;
+    return ready || !running();
   });
   if (!ready) {
     return absl::DeadlineExceededError(absl::StrCat("no ready file of process ", pid, " at ", path,
@@ -111,7 +114,8 @@ absl::Status Cluster::StartUp() {
 
 absl::Status Cluster::ReadCoordinatorAddresses(pid_t pid) {
   const absl::StatusOr<nlohmann::json> ready =
-      WaitForReadyFile(CoordinatorDir() + "/coordinator.json", pid, kStartLimit);
+      WaitForReadyFile(CoordinatorDir() + "/coordinator.json", pid, kStartLimit,
+                       [this] { return coordinator_->Running(); });
   if (!ready.ok()) return Explain(ready.status(), *coordinator_);
   grpc_address_ = ready->value("grpc_address", "");
   coordinator_metrics_ = ready->value("metrics_address", "");
@@ -119,8 +123,8 @@ absl::Status Cluster::ReadCoordinatorAddresses(pid_t pid) {
 }
 
 absl::Status Cluster::ReadWorkerAddresses(pid_t pid) {
-  const absl::StatusOr<nlohmann::json> ready =
-      WaitForReadyFile(WorkerDir() + "/worker.json", pid, kStartLimit);
+  const absl::StatusOr<nlohmann::json> ready = WaitForReadyFile(
+      WorkerDir() + "/worker.json", pid, kStartLimit, [this] { return worker_->Running(); });
   if (!ready.ok()) return Explain(ready.status(), *worker_);
   worker_metrics_ = ready->value("metrics_address", "");
   return absl::OkStatus();

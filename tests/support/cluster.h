@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -20,9 +21,11 @@ namespace diffmoe::test {
 std::string Program(const std::string& name);
 
 // Waits until `path` holds a JSON object whose "pid" is `pid` (daemons write such a file when they
-// are ready). Errors: DEADLINE_EXCEEDED.
-absl::StatusOr<nlohmann::json> WaitForReadyFile(const std::string& path, pid_t pid,
-                                                absl::Duration limit);
+// are ready). Gives up early when `running` says that the process has ended. Errors:
+// DEADLINE_EXCEEDED.
+absl::StatusOr<nlohmann::json> WaitForReadyFile(
+    const std::string& path, pid_t pid, absl::Duration limit,
+    absl::FunctionRef<bool()> running = [] { return true; });
 
 struct ClusterOptions {
   int slots = 3;

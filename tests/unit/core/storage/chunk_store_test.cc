@@ -342,6 +342,53 @@ TEST_F(ChunkStoreTest, ASecondOpenerAndAFileInPlaceOfTheDirectoryAreRefused) {
   EXPECT_TRUE(absl::IsPermissionDenied(ChunkStore::Open(dir_.Sub("file")).status()));
 }
 
+TEST_F(ChunkStoreTest, ALostListIsMadeAgainFromTheTables) {
+  const Saved first = Save("demo", 1), second = Save("demo", 2), third = Save("other", 1);
+  store_.reset();
+  fs::remove(path_ + "/db/CURRENT");
+  // One of the tables is unreadable: a checkpoint less, the others come back.
+  std::string damaged;
+  for (const auto& entry : fs::directory_iterator(path_ + "/db")) {
+    if (entry.path().extension() == ".sst") damaged = std::max(damaged, entry.path().string());
+  }
+  fs::resize_file(damaged, fs::file_size(damaged) / 2);
+  const absl::Status refused = ChunkStore::Open(path_).status();
+  EXPECT_TRUE(absl::IsDataLoss(refused)) << refused;
+  EXPECT_TRUE(absl::StrContains(refused.message(), "--accept-data-loss")) << refused;
+  Open({.accept_loss = true});
+  ExpectReadable(first);
+  ExpectReadable(second);
+  EXPECT_TRUE(absl::IsDataLoss(store_->CheckPresent(third.id, third.layouts[1])));
+  EXPECT_TRUE(fs::exists(path_ + "/repair-failed/" + fs::path(damaged).filename().string()));
+  Open();  // nothing is left to repair
+  ExpectReadable(second);
+  ASSERT_TRUE(store_->Delete(second.id).ok());
+  ExpectReadable(Save("demo", 3));
+}
+
+// A list that has lost its end: what it doesn't name is not thrown away.
+TEST_F(ChunkStoreTest, TablesThatNobodyListsAreSetAside) {
+  const Saved first = Save("demo", 1);
+  Open();
+  std::string manifest;
+  for (const auto& entry : fs::directory_iterator(path_ + "/db")) {
+    if (absl::StartsWith(entry.path().filename().string(), "MANIFEST")) manifest = entry.path();
+  }
+  const std::string before = test::ReadFile(manifest);
+  const Saved second = Save("demo", 2);
+  store_.reset();
+  test::WriteFile(manifest, before);
+  Open();
+  ExpectReadable(first);
+  EXPECT_TRUE(absl::IsDataLoss(store_->CheckPresent(second.id, second.layouts[0])));
+  Open({.accept_loss = true});
+  ExpectReadable(first);
+  ExpectReadable(second);
+  // Without a missing checkpoint they are what a deletion has left.
+  ASSERT_TRUE(store_->ForgetUnlisted().ok());
+  EXPECT_FALSE(fs::exists(path_ + "/unlisted"));
+}
+
 TEST_F(ChunkStoreTest, ALostDatabaseWithFilesIsRefused) {
   Save("demo", 100);
   store_.reset();
