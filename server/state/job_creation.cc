@@ -155,6 +155,14 @@ void OnRetryJob(Transition& t, const RetryJob& event) {
                            job.name()));
     return;
   }
+  if (RestorableStep(*ended) >= job.spec().train().steps()) {
+    t.ReplyError(event.call,
+                 MakeError(absl::StatusCode::kFailedPrecondition, v1::JOB_ALREADY_ENDED,
+                           absl::StrCat(job.name(), " has a checkpoint of its last step ",
+                                        job.spec().train().steps(), ": nothing is left to do"),
+                           job.name()));
+    return;
+  }
   JobMeta meta = event.meta;
   meta.priority = job.priority();
   meta.labels = {job.labels().begin(), job.labels().end()};

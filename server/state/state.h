@@ -23,7 +23,7 @@ struct StateOptions {
   // A connected worker says something at least this often; silent for longer, it is shown as SILENT
   // and gets no new work.
   int64_t heartbeat_interval_ms = 1000;
-  int64_t silence_limit_ms = 5000;
+  int64_t silence_limit_ms = 4500;
   // A SILENT worker that doesn't come back in this time is lost, with its ranks.
   int64_t worker_grace_ms = 10'000;
   // A rank that its returned worker doesn't announce may still have its exit message on the way for

@@ -24,7 +24,12 @@ void AdoptRank(Transition& t, WorkerEntry& worker, const worker::v1::RunningRank
   if (const auto it = t.state.samplers.find(group_id);
       it != t.state.samplers.end() && it->second.epoch == epoch &&
       it->second.worker_id == worker.id && it->second.phase != SamplerPhase::kStopping) {
-    SamplerStarted(t, it->second);  // the message that said so may be lost with the stream
+    SamplerEntry& sampler = it->second;
+    SamplerStarted(t, sampler);  // the message that said so may be lost with the stream
+    // So may the task; the rank drops one that it has.
+    if (sampler.call && !t.state.samples.at(*sampler.call).waited) {
+      DispatchSample(t, *sampler.call, sampler);
+    }
     return;
   }
   JobEntry* job = FindJob(t, group_id);

@@ -96,6 +96,10 @@ absl::StatusOr<std::shared_ptr<const SampleEngine::Model>> SampleEngine::Load(
 
 void SampleEngine::Add(SampleWork work) {
   const std::string id = work.request_id;
+  // A task may be sent again after the worker's stream broke.
+  const bool known = std::any_of(running_.begin(), running_.end(),
+                                 [&](const Request& other) { return other.work.request_id == id; });
+  if (known) return;
   const ActivityScope scope(&link_.activity(), "loading a checkpoint for request ", id);
   const absl::Status status = CatchErrors([&]() -> absl::Status {
     Request request;

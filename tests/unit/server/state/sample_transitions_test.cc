@@ -396,6 +396,26 @@ TEST(SamplerTest, IsReadyWhenItsStartWasLostWithTheStream) {
   EXPECT_EQ(cluster.tasks(session).size(), 1u);
 }
 
+TEST(SamplerTest, TaskThatWasLostWithTheStreamIsSentAgain) {
+  Scene scene(1);
+  ClusterHarness& cluster = scene.cluster;
+  cluster.Sample(scene.running.id);
+  const worker::v1::GroupId group = cluster.starts(scene.running.session).back().group();
+  cluster.Started(scene.running.session, group.id(), group.epoch(), 0);
+  ASSERT_EQ(cluster.tasks(scene.running.session).size(), 1u);
+  const worker::v1::SampleTask task = cluster.tasks(scene.running.session)[0];
+  const std::vector<worker::v1::RunningRank> running = {Running(scene.running.id, 1, 0, 0),
+                                                        Running(group.id(), group.epoch(), 0, 1)};
+  const uint64_t second = cluster.Connect("w1", 2, running);
+  ASSERT_EQ(cluster.tasks(second).size(), 1u);
+  EXPECT_EQ(cluster.tasks(second)[0].request_id(), task.request_id());
+  v1::SampleResponse started;
+  started.mutable_started();
+  cluster.Update(task, started);
+  const uint64_t third = cluster.Connect("w1", 2, running);
+  EXPECT_TRUE(cluster.tasks(third).empty()) << "it has begun";
+}
+
 TEST(SamplerTest, LostWorkerTakesItsSamplerAlong) {
   Scene scene(0);
   const uint64_t other = scene.cluster.Connect("w2", 1);

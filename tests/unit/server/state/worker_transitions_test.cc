@@ -14,13 +14,13 @@ TEST(WorkerTest, HelloIsWelcomedWithTheLimits) {
   ASSERT_FALSE(sends.empty());
   EXPECT_EQ(sends[0].session, session);
   EXPECT_EQ(sends[0].message.welcome().heartbeat_interval_ms(), 1000);
-  EXPECT_EQ(sends[0].message.welcome().silence_limit_ms(), 5000);
+  EXPECT_EQ(sends[0].message.welcome().silence_limit_ms(), 4500);
 }
 
 TEST(WorkerTest, SilentWorkerGetsNoWorkAndComesBack) {
   ClusterHarness cluster;
   const uint64_t session = cluster.Connect("w1", 1);
-  cluster.Advance(5000);
+  cluster.Advance(4500);
   EXPECT_TRUE(cluster.state.workers.at("w1").silent);
   const std::string id = cluster.Submit(TestSpec("a", 1));
   EXPECT_EQ(cluster.job(id).state(), v1::QUEUED);

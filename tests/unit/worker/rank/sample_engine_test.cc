@@ -66,6 +66,7 @@ class SampleEngineTest : public testing::TestWithParam<SamplerKind> {
 TEST_P(SampleEngineTest, TellsStepsImagesAndReceiptInOrder) {
   SampleEngine engine(link_);
   engine.Add(Work("r", {3, 4}));
+  engine.Add(Work("r", {3, 4}));  // sent again after a lost stream: dropped
   Finish(engine);
   const auto& all = link_.updates["r"];
   ASSERT_FALSE(all.empty());
