@@ -33,6 +33,10 @@ enum class Fault {
   kUnwantedRankKept,        // a rank that nobody wants any more isn't stopped when announced
   kRestoreFromBeginning,    // a new attempt ignores the checkpoints
   kThresholdsNotRecorded,   // a checkpoint's thresholds don't enter the history
+
+  // Of the simulator's models of the stores.
+  kSyncDropped,          // a commit says that it is durable before it is
+  kManifestBeforeBytes,  // a checkpoint is listed before its bytes are stored
 };
 
 #ifdef DIFFMOE_PLANTED_FAULTS

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test. The last line is 'N passed, N failed', counted in test cases; exit code 1 when one failed.
 #
-#   test.sh [--label LABEL] [--preset PRESET]   LABEL: unit, parity, multiprocess, integration, lint
+#   test.sh [--label LABEL] [--preset PRESET]   LABEL: unit, parity, sim, multiprocess, integration, lint
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . deploy/dev/common.sh
 

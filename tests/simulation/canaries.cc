@@ -1,0 +1,55 @@
+#include "tests/simulation/canaries.h"
+
+namespace diffmoe {
+
+Fault planted_fault = Fault::kNone;
+
+namespace simulation {
+namespace {
+
+constexpr Canary kCanaries[] = {
+    {"sync-dropped", Fault::kSyncDropped, "a commit says that it is durable before it is"},
+    {"effects-before-commit", Fault::kEffectsBeforeCommit,
+     "answers and messages go out first, then the records are written"},
+    {"failed-commit-ignored", Fault::kFailedCommitIgnored,
+     "a batch that could not be written is acted upon"},
+    {"report-epoch-ignored", Fault::kReportEpochIgnored, "steps of an older attempt are taken"},
+    {"manifest-epoch-ignored", Fault::kManifestEpochIgnored,
+     "checkpoints of an older attempt are taken"},
+    {"manifest-before-bytes", Fault::kManifestBeforeBytes,
+     "a checkpoint is listed before its bytes are stored"},
+    {"cancel-forgotten", Fault::kCancelForgotten, "CANCELLING isn't restored after a restart"},
+    {"request-id-forgotten", Fault::kRequestIdForgotten,
+     "request ids aren't known after a restart"},
+    {"job-number-lost", Fault::kJobNumberLost, "the next job number isn't in the header"},
+    {"event-sequence-lost", Fault::kEventSequenceLost,
+     "the number of the next event isn't known after a restart"},
+    {"slot-never-freed", Fault::kSlotNeverFreed, "a rank that ended keeps its slot"},
+    {"slot-freed-early", Fault::kSlotFreedEarly,
+     "a slot is free as soon as its rank is told to stop"},
+    {"gang-placed-partially", Fault::kGangPlacedPartially,
+     "a job starts with one rank less than it needs"},
+    {"retention-ignores-use", Fault::kRetentionIgnoresUse,
+     "a checkpoint that is being read is deleted"},
+    {"backoff-lost", Fault::kBackoffLost, "a job that fails again and again restarts at once"},
+    {"silent-worker-kept", Fault::kSilentWorkerKept, "a worker that is gone is never lost"},
+    {"missing-rank-unnoticed", Fault::kMissingRankUnnoticed,
+     "a worker that comes back without a rank isn't asked about it"},
+    {"unwanted-rank-kept", Fault::kUnwantedRankKept,
+     "a rank that nobody wants any more isn't stopped when it is announced"},
+    {"adoption-grace-ignored", Fault::kAdoptionGraceIgnored,
+     "after a restart nobody waits for the ranks that kept running"},
+    {"absence-blamed-on-workers", Fault::kAbsenceBlamedOnWorkers,
+     "a coordinator that was away calls its workers silent"},
+    {"restore-from-beginning", Fault::kRestoreFromBeginning,
+     "a new attempt ignores the checkpoints"},
+    {"thresholds-not-recorded", Fault::kThresholdsNotRecorded,
+     "a checkpoint's thresholds don't enter the history"},
+};
+
+}  // namespace
+
+std::span<const Canary> Canaries() { return kCanaries; }
+
+}  // namespace simulation
+}  // namespace diffmoe

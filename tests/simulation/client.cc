@@ -1,0 +1,199 @@
+#include "tests/simulation/client.h"
+
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace diffmoe::simulation {
+namespace {
+
+constexpr int64_t kTimeoutMs = 3000;
+
+bool AskAgain(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
+         absl::IsResourceExhausted(status);
+}
+
+}  // namespace
+
+Client::Client(World* world, Network* network, Coordinator* coordinator, Checker* checker,
+               JobPlans* plans, const std::string& name)
+    : world_(world),
+      network_(network),
+      coordinator_(coordinator),
+      checker_(checker),
+      plans_(plans),
+      name_(name) {}
+
+void Client::Later(int64_t delay_ms, std::function<void()> task) {
+  ++busy_;
+  world_->time.After(delay_ms, [this, task = std::move(task)] {
+    --busy_;
+    task();
+  });
+}
+
+v1::TrainingSpec Client::NewSpec() {
+  Random& random = world_->random;
+  v1::TrainingSpec spec;
+  spec.set_name(absl::StrCat(name_, "-job", ++specs_));
+  spec.mutable_model()->set_classes(10);
+  spec.mutable_train()->set_steps(random.Between(5, 40));
+  spec.mutable_parallel()->set_ranks(static_cast<int>(random.Pick<int64_t>({1, 1, 2, 2, 3, 4})));
+  spec.mutable_parallel()->set_device(v1::DEVICE_CPU);
+  spec.mutable_parallel()->set_max_restarts(static_cast<int>(random.Between(2, 6)));
+  spec.mutable_checkpoint()->set_every_steps(random.Between(3, 10));
+  spec.mutable_checkpoint()->set_keep(static_cast<int>(random.Between(1, 3)));
+  JobPlan plan;
+  plan.step_ms = random.Between(40, 300);
+  if (random.Chance(0.08)) plan.kind = JobKind::kBadInput;
+  if (random.Chance(0.08)) {
+    plan.kind = JobKind::kRepeatedError;
+    plan.error_step = random.Between(1, spec.train().steps() - 1);
+  }
+  if (plan.kind == JobKind::kHealthy && random.Chance(0.1)) {
+    plan.kind = JobKind::kEndless;
+    spec.mutable_train()->set_steps(1'000'000);
+  }
+  (*plans_)[spec.name()] = plan;
+  return spec;
+}
+
+void Client::Begin(int jobs, int64_t duration_ms) {
+  end_ms_ = world_->time.now_ms() + duration_ms;
+  for (int i = 0; i < jobs; ++i) {
+    const v1::TrainingSpec spec = NewSpec();
+    const std::string request_id = absl::StrCat("request-", spec.name());
+    Later(world_->random.Between(0, duration_ms * 3 / 4),
+          [this, spec, request_id] { Submit(spec, request_id); });
+  }
+}
+
+void Client::Submit(const v1::TrainingSpec& spec, const std::string& request_id) {
+  ++busy_;
+  network_->Call(
+      name_, kTimeoutMs,
+      [=, this](Network::Answer answer) { coordinator_->Submit(spec, request_id, answer); },
+      [=, this](const server::Reply& reply) {
+        --busy_;
+        OnSubmitted(spec, request_id, reply);
+      });
+}
+
+void Client::OnSubmitted(const v1::TrainingSpec& spec, const std::string& request_id,
+                         const server::Reply& reply) {
+  if (AskAgain(reply.status)) {
+    return Later(world_->random.Between(100, 2000),
+                 [this, spec, request_id] { Submit(spec, request_id); });
+  }
+  if (!reply.status.ok()) {
+    return world_->Violate("a valid job is taken",
+                           absl::StrCat(request_id, ": ", reply.status.ToString()));
+  }
+  const auto [known, added] = jobs_.emplace(request_id, reply.job.id());
+  world_->trace.Line(name_, request_id, " is ", reply.job.id());
+  if (known->second != reply.job.id()) {
+    return world_->Violate(
+        "one job per request_id",
+        absl::StrCat(request_id, " was ", known->second, ", now it is ", reply.job.id()));
+  }
+  if (!added) return;
+  // The same request again, as a proxy may send it.
+  if (world_->random.Chance(0.4)) {
+    Later(world_->random.Between(1, 20'000),
+          [this, spec, request_id] { Submit(spec, request_id); });
+  }
+  UseJob(reply.job.id(), plans_->at(spec.name()).kind == JobKind::kEndless);
+}
+
+void Client::UseJob(const std::string& job_id, bool endless) {
+  Random& random = world_->random;
+  if (endless || random.Chance(0.3)) {
+    Later(random.Between(0, 15'000), [this, job_id] { Cancel(job_id); });
+  }
+  const int64_t gets = random.Between(0, 3);
+  for (int64_t i = 0; i < gets; ++i) {
+    Later(random.Between(0, 30'000), [this, job_id] { Get(job_id); });
+  }
+  const int64_t samples = random.Chance(0.4) ? random.Between(1, 3) : 0;
+  for (int64_t i = 0; i < samples; ++i) {
+    Later(random.Between(1000, 25'000), [this, job_id] { Sample(job_id, 4); });
+  }
+}
+
+void Client::Cancel(const std::string& job_id) {
+  ++busy_;
+  world_->trace.Line(name_, "cancels ", job_id);
+  network_->Call(
+      name_, kTimeoutMs,
+      [=, this](Network::Answer answer) { coordinator_->Cancel(job_id, answer); },
+      [=, this](const server::Reply& reply) {
+        --busy_;
+        if (AskAgain(reply.status)) {
+          Later(world_->random.Between(100, 2000), [this, job_id] { Cancel(job_id); });
+        } else if (!reply.status.ok() && !absl::IsFailedPrecondition(reply.status)) {
+          world_->Violate("a cancel is taken", absl::StrCat(job_id, ": ", reply.status.ToString()));
+        } else {
+          world_->trace.Line(name_, "cancel of ", job_id,
+                             " is answered: ", absl::StatusCodeToString(reply.status.code()));
+        }
+      });
+}
+
+void Client::Get(const std::string& job_id) {
+  ++busy_;
+  network_->Call(
+      name_, kTimeoutMs,
+      [=, this](Network::Answer answer) { coordinator_->GetJob(job_id, answer); },
+      [=, this](const server::Reply& reply) {
+        --busy_;
+        if (!absl::IsNotFound(reply.status)) return;
+        world_->Violate("an acknowledged job is never lost", absl::StrCat(job_id, " isn't found"));
+      });
+}
+
+void Client::Sample(const std::string& job_id, int attempts) {
+  struct Progress {
+    uint64_t call = 0;
+    int images = 0;
+    bool finished = false;
+  };
+  const auto progress = std::make_shared<Progress>();
+  v1::SampleRequest request;
+  request.set_checkpoint(server::JobName(job_id));
+  request.set_count(static_cast<int>(world_->random.Between(1, 4)));
+  request.add_classes(1);
+  request.set_seed(static_cast<uint64_t>(name_.back()) * 1000 + ++samples_);
+  ++busy_;
+  const auto response = [=, this](const v1::SampleResponse& message) {
+    if (message.has_finished()) progress->finished = true;
+    if (!message.has_image()) return;
+    if (message.image().index() != progress->images++) {
+      world_->Violate("images come once and in order",
+                      absl::StrCat("image ", message.image().index(), " of ", job_id, " came as ",
+                                   progress->images));
+    }
+  };
+  const auto end = [=, this](const absl::Status& status) {
+    --busy_;
+    world_->trace.Line(name_, "sample of ", job_id, " ended: ", status.message());
+    if (status.ok() && (!progress->finished || progress->images != request.count())) {
+      world_->Violate("a finished sample has all its images", job_id);
+    }
+    const bool again = AskAgain(status) || absl::IsFailedPrecondition(status);
+    if (again && attempts > 0) {
+      Later(world_->random.Between(500, 5000),
+            [this, job_id, attempts] { Sample(job_id, attempts - 1); });
+    }
+  };
+  world_->time.At(network_->ArrivalMs(name_), [=, this] {
+    progress->call = coordinator_->Sample(job_id, request, {response, end});
+    if (progress->call == 0 || !world_->random.Chance(0.2)) return;
+    world_->time.After(world_->random.Between(1, 3000),
+                       [this, progress] { coordinator_->CancelSample(progress->call); });
+  });
+}
+
+}  // namespace diffmoe::simulation

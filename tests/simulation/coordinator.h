@@ -1,0 +1,128 @@
+// The coordinator of a simulated cluster: the real LoopCore and state machine, over models of the
+// stores, the network and the checkpoint assembler. It can crash, also in the middle of a commit,
+// freeze, and come back. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "server/group_table.h"
+#include "server/loop_core.h"
+#include "tests/simulation/checker.h"
+#include "tests/simulation/model_store.h"
+#include "tests/simulation/network.h"
+#include "tests/simulation/virtual_time.h"
+#include "tests/simulation/world.h"
+
+namespace diffmoe::simulation {
+
+class Worker;
+
+// A worker's stream. Both ends hold it; messages that arrive after the break are lost.
+struct Connection {
+  Worker* worker = nullptr;
+  std::string worker_id;
+  uint64_t session = 0;  // 0: Hello has not arrived
+  bool broken = false;
+  int64_t last_up_ms = 0;  // arrival of the newest message of each direction
+  int64_t last_down_ms = 0;
+};
+using ConnectionPtr = std::shared_ptr<Connection>;
+
+class Coordinator {
+ public:
+  using Answer = Network::Answer;
+  // Follows a sample: responses, then its end, once.
+  struct SampleStream {
+    std::function<void(const v1::SampleResponse&)> response;
+    std::function<void(const absl::Status&)> end;
+  };
+
+  // Nothing is owned; all must outlive the object. `on_down` is called after every crash.
+  Coordinator(World* world, Network* network, ModelStore* store, ModelChunks* chunks,
+              Checker* checker, const server::StateOptions& options, std::function<void()> on_down);
+  ~Coordinator();
+
+  // --- Life
+  void Start();
+  // Dies now; comes back when Start is called.
+  void Crash(const std::string& why);
+  void CrashInNextCommit(CommitCrash where);
+  void Freeze(int64_t duration_ms);
+  bool alive() const { return process_ != nullptr; }
+  bool frozen() const;
+  // Null while it isn't alive.
+  const server::State* state() const;
+
+  // --- Worker plane; at the moment of arrival
+  void Accept(const ConnectionPtr& connection, const worker::v1::Hello& hello);
+  void Receive(const ConnectionPtr& connection, const worker::v1::WorkerMessage& message);
+  void StreamBroke(const ConnectionPtr& connection);
+
+  // --- Public API
+  void Submit(const v1::TrainingSpec& spec, const std::string& request_id, Answer answer);
+  void Cancel(const std::string& job_id, Answer answer);
+  void GetJob(const std::string& job_id, Answer answer);
+  // The number of the call, for CancelSample; 0 when refused.
+  uint64_t Sample(const std::string& job_id, const v1::SampleRequest& request, SampleStream stream);
+  void CancelSample(uint64_t call);
+
+  // --- Bulk plane
+  // Answers when all ranks of the group have joined.
+  void Join(const worker::v1::GroupId& group, int rank, int world_size, Answer answer);
+  void PutShard(const worker::v1::GroupId& group, int64_t step, int rank, int world_size,
+                Answer answer);
+  void ReadCheckpoint(const std::string& job_id, int64_t step, Answer answer);
+  // ABORTED or UNAVAILABLE ends the sampler's stream.
+  absl::Status PushSample(const worker::v1::SampleUpdate& update);
+
+ private:
+  using Query = std::function<void(const server::State&)>;
+  struct Process;
+  class Executor;
+  friend class Executor;
+  using PendingKey = std::tuple<std::string, int64_t, int64_t>;  // job, step, epoch
+  struct Pending {
+    int world_size = 0;
+    bool committing = false;
+    std::map<int, Answer> shards;
+  };
+
+  absl::Status Post(server::Event event);
+  void PostWhenRoom(server::Event event);
+  void WakeAt(int64_t time_ms);
+  void Turn();
+  void AfterTurn(const absl::Status& status);
+  uint64_t NewCall(Answer answer);
+  void AnswerCall(const server::Reply& reply);
+  void Reconcile();
+  // The manifest that a reader sees; nothing: none.
+  std::optional<worker::v1::Manifest> FindManifest(const std::string& job_id, int64_t step) const;
+  void CommitShards(const PendingKey& key);
+  void CommitManifest(const PendingKey& key);
+  void EndCommit(const PendingKey& key, const absl::Status& status);
+  void FailPending(const PendingKey& key, const absl::Status& status);
+  void EndGroup(const std::string& id, int64_t epoch);
+  void Send(uint64_t session, worker::v1::CoordinatorMessage message);
+  void Close(uint64_t session);
+
+  World* world_;
+  Network* network_;
+  ModelStore* store_;
+  ModelChunks* chunks_;
+  Checker* checker_;
+  const server::StateOptions options_;
+  const std::function<void()> on_down_;
+  uint64_t next_number_ = 1;  // calls and sessions of all lives
+  int64_t frozen_until_ms_ = 0;
+  std::unique_ptr<Process> process_;
+};
+
+}  // namespace diffmoe::simulation
