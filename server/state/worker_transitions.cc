@@ -25,6 +25,7 @@ void AdoptRank(Transition& t, WorkerEntry& worker, const worker::v1::RunningRank
       it != t.state.samplers.end() && it->second.epoch == epoch &&
       it->second.worker_id == worker.id && it->second.phase != SamplerPhase::kStopping) {
     SamplerStarted(t, it->second);  // the message that said so may be lost with the stream
+    ResendSample(t, it->second);
     return;
   }
   JobEntry* job = FindJob(t, group_id);

@@ -396,6 +396,25 @@ TEST(SamplerTest, IsReadyWhenItsStartWasLostWithTheStream) {
   EXPECT_EQ(cluster.tasks(session).size(), 1u);
 }
 
+TEST(SamplerTest, GetsItsTaskAgainWhenItWasLostWithTheStream) {
+  Scene scene(1);
+  ClusterHarness& cluster = scene.cluster;
+  const uint64_t call = cluster.Sample(scene.running.id);
+  const worker::v1::StartRank start = scene.StartSampler();
+  const std::vector<worker::v1::RunningRank> running = {
+      Running(scene.running.id, 1, 0, 0), Running(start.group().id(), start.group().epoch(), 0, 1)};
+  cluster.Post(SessionClosed{scene.running.session});
+  const uint64_t second = cluster.Connect("w1", 2, running);
+  EXPECT_EQ(cluster.cancelled_tasks(second), 1);
+  ASSERT_EQ(cluster.tasks(second).size(), 1u);
+  // One that has begun isn't begun again.
+  cluster.Update(cluster.tasks(second)[0], Started());
+  const uint64_t third = cluster.Connect("w1", 2, running);
+  EXPECT_TRUE(cluster.tasks(third).empty());
+  cluster.Update(cluster.tasks(second)[0], Finished());
+  EXPECT_TRUE(cluster.sample_ends.at(call).ok());
+}
+
 TEST(SamplerTest, LostWorkerTakesItsSamplerAlong) {
   Scene scene(0);
   const uint64_t other = scene.cluster.Connect("w2", 1);
