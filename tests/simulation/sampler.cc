@@ -24,6 +24,7 @@ void Sampler::Cancel(const worker::v1::CancelSample& cancel) {
   std::erase_if(tasks_,
                 [&](const SampleTask& task) { return task.request_id() == cancel.request_id(); });
   if (current_ != cancel.request_id()) return;
+  parts_.world->trace.Line(rank_->host(), cancel.group().id(), " drops ", current_);
   current_.clear();
   Next();
 }
@@ -33,6 +34,7 @@ void Sampler::Next() {
   const SampleTask task = std::move(tasks_.front());
   tasks_.pop_front();
   current_ = task.request_id();
+  parts_.world->trace.Line(rank_->host(), task.group().id(), " works on ", current_);
   Load(task);
 }
 

@@ -148,6 +148,16 @@ void Simulation::LookWhetherSettled(int64_t quiet_since_ms) {
   }
   if (now_ms >= faults_end_ms_ + kSettleLimitMs) {
     std::string what = checker_.OpenJobs();
+    if (const server::State* state = coordinator_.state()) {
+      for (const auto& [call, sample] : state->samples) {
+        absl::StrAppend(&what, "; sample ", sample.request_id, " of ", sample.job_id, ": ",
+                        sample.sampler_id.empty() ? sample.told_reason : sample.sampler_id);
+      }
+      for (const auto& [id, sampler] : state->samplers) {
+        absl::StrAppend(&what, "; ", id, " on ", sampler.worker_id, " in phase ",
+                        static_cast<int>(sampler.phase));
+      }
+    }
     for (const auto& client : clients_) what += client->idle() ? "" : "; a client still waits";
     return world_.Violate("everything settles once faults stop", what);
   }
