@@ -28,7 +28,6 @@ enum class Fault {
   kAdoptionGraceIgnored,    // after a restart nobody waits for the ranks that kept running
   kGangPlacedPartially,     // a job starts with one rank less than it needs
   kJobNumberLost,           // the next job number isn't in the header
-  kAbsenceBlamedOnWorkers,  // a coordinator that was away calls its workers silent
   kMissingRankUnnoticed,    // a worker that comes back without a rank isn't asked about it
   kUnwantedRankKept,        // a rank that nobody wants any more isn't stopped when announced
   kRestoreFromBeginning,    // a new attempt ignores the checkpoints

@@ -199,7 +199,11 @@ void OnRankExited(Transition& t, const RankExited& event) {
     SettleAttempt(t, *job);
     return;
   }
-  if (exited.cause() == worker::v1::EXIT_CAUSE_STOPPED && job->attempt.stop) {
+  // Also by the ranks' agreement, before its own worker was told.
+  const bool stopped = exited.cause() == worker::v1::EXIT_CAUSE_STOPPED ||
+                       (exited.cause() == worker::v1::EXIT_CAUSE_ERROR &&
+                        exited.status_code() == static_cast<int>(absl::StatusCode::kCancelled));
+  if (stopped && job->attempt.stop) {
     rank.phase = RankPhase::kGone;
     SettleAttempt(t, *job);
     return;

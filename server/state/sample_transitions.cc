@@ -37,20 +37,17 @@ absl::StatusOr<int64_t> ResolveStep(const JobEntry& job, const std::optional<int
   return *wanted;
 }
 
-void SendCancel(Transition& t, const SampleEntry& sample, const SamplerEntry& sampler) {
+void CancelOnSampler(Transition& t, const SampleEntry& sample) {
+  const auto it = t.state.samplers.find(sample.sampler_id);
+  if (it == t.state.samplers.end()) return;
+  SamplerEntry& sampler = it->second;
   worker::v1::CoordinatorMessage message;
   worker::v1::CancelSample* cancel = message.mutable_cancel_sample();
   cancel->set_request_id(sample.request_id);
   cancel->mutable_group()->set_id(sampler.id);
   cancel->mutable_group()->set_epoch(sampler.epoch);
   Send(t, sampler.worker_id, std::move(message));
-}
-
-void CancelOnSampler(Transition& t, const SampleEntry& sample) {
-  const auto it = t.state.samplers.find(sample.sampler_id);
-  if (it == t.state.samplers.end()) return;
-  SendCancel(t, sample, it->second);
-  SamplerIdle(t, it->second);
+  SamplerIdle(t, sampler);
 }
 
 void CompleteReceipt(const SampleEntry& sample, v1::Receipt* receipt) {
@@ -180,14 +177,6 @@ void DispatchSample(Transition& t, uint64_t call, SamplerEntry& sampler) {
     task->set_deadline_ms(std::max<int64_t>(1, *sample.deadline_ms - t.now.monotonic_ms));
   }
   Send(t, sampler.worker_id, std::move(message));
-}
-
-void ResendSample(Transition& t, SamplerEntry& sampler) {
-  if (!sampler.call) return;
-  const SampleEntry& sample = t.state.samples.at(*sampler.call);
-  if (sample.waited) return;
-  SendCancel(t, sample, sampler);  // so that it never works on the request twice
-  DispatchSample(t, sample.call, sampler);
 }
 
 void OnCancelSample(Transition& t, const CancelSample& event) {

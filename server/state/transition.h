@@ -140,9 +140,6 @@ void EndSample(Transition& t, uint64_t call, absl::Status status, SampleOutcome 
 void RequeueSample(Transition& t, uint64_t call, const std::string& why);
 // Sends the request to a ready sampler.
 void DispatchSample(Transition& t, uint64_t call, SamplerEntry& sampler);
-// The sampler's worker has a new stream: its task may be lost with the old one. Sends it again
-// unless the sampler has said something about it.
-void ResendSample(Transition& t, SamplerEntry& sampler);
 // Tells the waiting requests their positions.
 void TellQueue(Transition& t, const std::string& reason);
 void TickSamples(Transition& t);

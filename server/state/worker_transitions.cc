@@ -184,7 +184,6 @@ void OnSessionClosed(Transition& t, const SessionClosed& event) {
 }
 
 void OnResumed(Transition& t) {
-  if (Planted(Fault::kAbsenceBlamedOnWorkers)) return;
   for (auto& [id, worker] : t.state.workers) {
     if (worker.lost) continue;
     worker.last_heard_ms = t.now.monotonic_ms;

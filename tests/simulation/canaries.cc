@@ -39,8 +39,6 @@ constexpr Canary kCanaries[] = {
      "a rank that nobody wants any more isn't stopped when it is announced"},
     {"adoption-grace-ignored", Fault::kAdoptionGraceIgnored,
      "after a restart nobody waits for the ranks that kept running"},
-    {"absence-blamed-on-workers", Fault::kAbsenceBlamedOnWorkers,
-     "a coordinator that was away calls its workers silent"},
     {"restore-from-beginning", Fault::kRestoreFromBeginning,
      "a new attempt ignores the checkpoints"},
     {"thresholds-not-recorded", Fault::kThresholdsNotRecorded,

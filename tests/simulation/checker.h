@@ -120,6 +120,7 @@ class Checker {
     int64_t steps = 0;
     bool cancel_promised = false;
     bool pause_promised = false, resume_sent = false;
+    int64_t cancelling_since_ms = 0;  // 0: it isn't CANCELLING
     bool has_record = false;
     std::map<int64_t, AttemptView> attempts;
     std::map<int64_t, int64_t> checkpoints;  // step -> epoch

@@ -40,7 +40,8 @@ v1::TrainingSpec Client::NewSpec() {
   v1::TrainingSpec spec;
   spec.set_name(absl::StrCat(name_, "-job", ++specs_));
   spec.mutable_model()->set_classes(10);
-  spec.mutable_train()->set_steps(random.Between(5, 40));
+  spec.mutable_train()->set_steps(random.Chance(0.2) ? random.Between(150, 300)
+                                                     : random.Between(5, 40));
   spec.mutable_parallel()->set_ranks(static_cast<int>(random.Pick<int64_t>({1, 1, 2, 2, 3, 4})));
   spec.mutable_parallel()->set_device(v1::DEVICE_CPU);
   spec.mutable_parallel()->set_max_restarts(static_cast<int>(random.Between(2, 6)));

@@ -156,7 +156,12 @@ void Coordinator::CommitShards(const PendingKey& key) {
     if (Planted(Fault::kManifestBeforeBytes)) ingest().IgnoreError();
     EndCommit(key, reply.status);
   });
-  PostWhenRoom(server::CommitManifest{call, manifest});
+  // Storing the bytes takes its time; meanwhile the attempt may end.
+  const bool slow = world_->random.Chance(0.1);
+  const uint64_t life = process_->life;
+  world_->time.After(world_->random.Between(0, slow ? 8000 : 20), [this, life, call, manifest] {
+    if (alive() && process_->life == life) PostWhenRoom(server::CommitManifest{call, manifest});
+  });
 }
 
 void Coordinator::EndCommit(const PendingKey& key, const absl::Status& status) {

@@ -144,7 +144,17 @@ void Checker::OnTraining(const std::string& job_id, int64_t epoch) {
 }
 
 void Checker::OnStepMade(const std::string& job_id, int64_t epoch, int64_t step) {
-  if (AttemptView* attempt = FindAttempt(job_id, epoch)) attempt->newest_step = step;
+  AttemptView* attempt = FindAttempt(job_id, epoch);
+  if (attempt == nullptr) return;
+  attempt->newest_step = step;
+  // Longer than any outage of the coordinator, a worker or the network.
+  constexpr int64_t kStopLimitMs = 40'000;
+  const int64_t since_ms = jobs_[job_id].cancelling_since_ms;
+  if (since_ms > 0 && world_->time.now_ms() > since_ms + kStopLimitMs) {
+    world_->Violate("the ranks of a cancelled job end",
+                    absl::StrCat(job_id, " makes step ", step, " ",
+                                 world_->time.now_ms() - since_ms, " ms after its cancel"));
+  }
 }
 
 void Checker::OnRankEnded(const worker::v1::RankExited& exited) {

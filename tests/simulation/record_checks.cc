@@ -106,6 +106,10 @@ void Checker::OnEvent(JobView& job, const std::string& id, const std::string& ke
                     absl::StrCat(id, " went from ", NameOf(job.state), " to ",
                                  NameOf(event.state()), ": ", event.message()));
   }
+  if (event.state() != v1::CANCELLING) job.cancelling_since_ms = 0;
+  if (event.state() == v1::CANCELLING && job.state != v1::CANCELLING) {
+    job.cancelling_since_ms = world_->time.now_ms();
+  }
   job.state = event.state();
 }
 
@@ -269,6 +273,7 @@ void Checker::OnAttemptEnded(JobView& job, const std::string& id, const v1::Job&
   if (cancels_sent_.contains(id)) excuse = "cancelled";
   if (pauses_sent_.contains(id)) excuse = "paused";
   if (view.cause == v1::END_CAUSE_RESIZED && view.ranks < job.ranks) excuse = "grows";
+  if (job.damaged.contains(view.newest_step)) excuse = "its last checkpoint was damaged";
   if (view.cause == v1::END_CAUSE_PREEMPTED) excuse = "makes room";
   for (const auto& [rank, place] : view.places) {
     const auto trouble = trouble_until_ms_.find(place.first);

@@ -133,7 +133,11 @@ bool Simulation::Settled() const {
   for (const auto& client : clients_) {
     if (!client->idle()) return false;
   }
-  return state->samples.empty();
+  if (!state->samples.empty()) return false;
+  // A sampler that was idle may be ending.
+  size_t samplers = 0;
+  for (const SlotTruth& slot : SlotTruths()) samplers += slot.sampler ? 1 : 0;
+  return samplers == state->samplers.size();
 }
 
 void Simulation::LookWhetherSettled(int64_t quiet_since_ms) {

@@ -49,6 +49,17 @@ TEST(PauseTest, RanksSaveAndTheJobWaitsUntilItIsResumed) {
   EXPECT_EQ(cluster.job(running.id).restarts(), 0);
 }
 
+TEST(PauseTest, RankThatEndsBeforeItsWorkerIsToldIsNoFailure) {
+  ClusterHarness cluster;
+  const RunningJob running = StartRunningJob(cluster, 2, 2);
+  ASSERT_TRUE(cluster.Pause(running.id).ok());
+  cluster.Errored(running.session, running.id, 1, 0, absl::StatusCode::kCancelled,
+                  "stopped with a checkpoint of step 14");
+  cluster.Stopped(running.session, running.id, 1, 1);
+  EXPECT_EQ(cluster.job(running.id).state(), v1::PAUSED);
+  EXPECT_EQ(cluster.job(running.id).failures(), 0);
+}
+
 TEST(PauseTest, WaitingJobIsPausedAtOnceAndStaysSoOverARestart) {
   ClusterHarness cluster;
   const std::string id = cluster.Submit(TestSpec("a", 1));
