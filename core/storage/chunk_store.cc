@@ -91,17 +91,24 @@ absl::Status CheckFile(const FileRange& file) {
   return absl::OkStatus();
 }
 
+// Whether the file's properties can be found and hold the only bytes that no checksum covers as
+// they were written: RocksDB may change them at an ingest (not at ours), and with another value the
+// file doesn't open again.
+bool HasWrittenProperties(const rocksdb::SstFileReader& reader) {
+  const auto properties = reader.GetTableProperties();
+  if (properties == nullptr) return false;
+  const auto& collected = properties->user_collected_properties;
+  const auto seqno = collected.find("rocksdb.external_sst_file.global_seqno");
+  return seqno != collected.end() && seqno->second == std::string(8, '\0');
+}
+
 // Compares the chunks of one file with their checksums, in the order of `range`.
 absl::Status VerifyFile(const rocksdb::Options& options, const FileRange& range,
                         const ShardLayout& layout,
                         absl::FunctionRef<void(int64_t bytes)> on_bytes) {
   rocksdb::SstFileReader reader(options);
   RETURN_IF_ERROR(FromRocksDb(reader.Open(range.path), absl::StrCat("read ", range.path)));
-  // The only bytes that no checksum covers, since RocksDB may write them at an ingest (not at
-  // ours): with another value the file doesn't open again.
-  const auto& properties = reader.GetTableProperties()->user_collected_properties;
-  const auto seqno = properties.find("rocksdb.external_sst_file.global_seqno");
-  if (seqno == properties.end() || seqno->second != std::string(8, '\0')) {
+  if (!HasWrittenProperties(reader)) {
     return absl::DataLossError(absl::StrCat("the properties of file ", range.path, " are damaged"));
   }
   rocksdb::ReadOptions read;

@@ -182,6 +182,26 @@ TEST_F(BackupTest, VerifyOfAShardReadsTheFilesAnew) {
   EXPECT_TRUE(chunks_->Verify(other, untouched, [](int64_t) {}).ok());
 }
 
+TEST_F(BackupTest, ATableWithoutAFooterIsDamagedAndNoCrash) {
+  const CheckpointId id{"demo", 1, 1};
+  const ShardLayout layout = Save(id);
+  const std::string file = test::FileWithExtension(dir_.Sub("chunks/db"), ".sst");
+  const std::string bytes = test::ReadFile(file);
+  for (size_t zeros = 13; zeros < 1000; zeros += 7) {
+    std::string damaged = bytes;
+    // All but the magic number at the end.
+    const size_t at = bytes.size() - zeros;
+    damaged.replace(at, zeros - 12, zeros - 12, '\0');
+    test::WriteFile(file, damaged);
+    const absl::Status status = chunks_->Verify(id, layout, [](int64_t) {});
+    if (damaged != bytes) {
+      EXPECT_TRUE(absl::IsDataLoss(status) || zeros < 53) << zeros << " zeros: " << status;
+    }
+  }
+  test::WriteFile(file, bytes);
+  EXPECT_TRUE(chunks_->Verify(id, layout, [](int64_t) {}).ok());
+}
+
 // What Verify calls good can be read after a restart, wherever in a file a bit has flipped.
 TEST_F(BackupTest, VerifyMissesNothingThatAnOpeningMeets) {
   const CheckpointId id{"demo", 1, 1};
