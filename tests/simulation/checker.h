@@ -141,7 +141,9 @@ class Checker {
                       const v1::Attempt& attempt);
   void OnManifest(JobView& job, const std::string& id, const RecordWrite& write);
   void OnSteps(JobView& job, const std::string& id, const RecordWrite& write);
-  void CheckRetention(const std::string& id, const std::set<int64_t>& deleted);
+  // damaged: checkpoints that were known to be so when the deletion was decided.
+  void CheckRetention(const std::string& id, const std::set<int64_t>& deleted,
+                      const std::set<int64_t>& damaged);
   int64_t NewestCheckpoint(const JobView& job) const;
   // promise_checks.cc
   AttemptView* FindAttempt(const std::string& job_id, int64_t epoch);

@@ -272,6 +272,10 @@ void Coordinator::Request(const std::function<server::Event(uint64_t)>& make,
     if (alive() && !process_->dying) look(reply);
     answer(reply);
   });
+  if (world_->random.Chance(crash_on_request_)) {
+    CrashInNextCommit(world_->random.Pick<CommitCrash>(
+        {CommitCrash::kBeforeSync, CommitCrash::kBeforeMark, CommitCrash::kAfterMark}));
+  }
   const absl::Status posted = Post(make(call));
   if (!posted.ok()) AnswerCall(Reply{call, posted, {}, false});
 }

@@ -56,6 +56,8 @@ class Coordinator {
   void Crash(const std::string& why);
   void CrashInNextCommit(CommitCrash where);
   void Freeze(int64_t duration_ms);
+  // With this probability the commit of a request's change is one in which it crashes.
+  void CrashOnRequests(double chance) { crash_on_request_ = chance; }
   bool alive() const { return process_ != nullptr; }
   bool frozen() const;
   // Null while it isn't alive.
@@ -132,6 +134,7 @@ class Coordinator {
   const std::function<void()> on_down_;
   uint64_t next_number_ = 1;  // calls and sessions of all lives
   int64_t frozen_until_ms_ = 0;
+  double crash_on_request_ = 0;
   std::unique_ptr<Process> process_;
 };
 

@@ -28,6 +28,7 @@ void FaultInjector::Begin(int64_t end_ms) {
   world_->time.At(end_ms, [this] { Repair(); });
   Random& random = world_->random;
   if (random.Chance(0.1)) return;  // a day without faults
+  if (random.Chance(0.3)) coordinator_->CrashOnRequests(0.1);
   if (random.Chance(0.5)) network_->SetWeather(0.1 * static_cast<double>(random.Between(1, 10)));
   const std::vector<std::function<void()>> faults = {
       [this] { CrashCoordinator(); },
@@ -64,6 +65,7 @@ void FaultInjector::Repeat(int64_t interval_ms, std::function<void()> fault) {
 void FaultInjector::Repair() {
   world_->trace.Line("faults", "are over");
   network_->Heal();
+  coordinator_->CrashOnRequests(0);
   store_->SetFull(false);
   chunks_->SetFull(false);
   for (Worker* worker : workers_) {

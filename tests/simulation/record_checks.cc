@@ -64,6 +64,7 @@ int64_t NumberOf(const std::string& text) {
 
 void Checker::OnDurable(const std::vector<RecordWrite>& writes) {
   std::map<std::string, std::set<int64_t>> deleted;
+  std::map<std::string, std::set<int64_t>> damaged;  // before the batch, by job
   for (const RecordWrite& write : writes) {
     if (write.value) {
       contents_[write.key] = HashOf(*write.value);
@@ -73,6 +74,7 @@ void Checker::OnDurable(const std::vector<RecordWrite>& writes) {
     const std::vector<std::string> parts = absl::StrSplit(write.key, '/');
     if (parts.size() < 2) continue;
     const std::string& id = parts[1];
+    damaged.emplace(id, jobs_[id].damaged);
     if (parts[0] == "jobs") {
       if (write.value) OnJob(id, *write.value);
     } else if (parts[0] == "events") {
@@ -86,7 +88,7 @@ void Checker::OnDurable(const std::vector<RecordWrite>& writes) {
       OnSteps(jobs_[id], id, write);
     }
   }
-  for (const auto& [id, steps] : deleted) CheckRetention(id, steps);
+  for (const auto& [id, steps] : deleted) CheckRetention(id, steps, damaged[id]);
 }
 
 void Checker::OnEvent(JobView& job, const std::string& id, const std::string& key,
@@ -340,11 +342,14 @@ int64_t Checker::NewestCheckpoint(const JobView& job) const {
   return 0;
 }
 
-void Checker::CheckRetention(const std::string& id, const std::set<int64_t>& deleted) {
+void Checker::CheckRetention(const std::string& id, const std::set<int64_t>& deleted,
+                             const std::set<int64_t>& damaged) {
   const JobView& job = jobs_[id];
   int kept = 0;
   for (const auto& [step, epoch] : job.checkpoints) {
-    kept += !job.damaged.contains(step) && step > *deleted.rbegin() ? 1 : 0;
+    // One that is saved anew in the same batch is good again.
+    const bool good = !damaged.contains(step) || !job.damaged.contains(step);
+    kept += good && step > *deleted.rbegin() ? 1 : 0;
   }
   if (kept < job.keep) {
     world_->Violate("retention keeps the newest",
