@@ -82,8 +82,7 @@ absl::Status Loop::Query(std::function<void(const State&)> query) {
 }
 
 std::deque<Loop::Item> Loop::TakeItems() {
-  const int64_t wake_ms =
-      std::min(core_.wakeup_ms(), clock_->MonotonicMs() + options_.max_wait_ms);
+  const int64_t wake_ms = std::min(core_.wakeup_ms(), clock_->MonotonicMs() + options_.max_wait_ms);
   const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return stopping_ || (!stalled_ && !queue_.empty());
   };

@@ -13,25 +13,25 @@ enum class Fault {
   kPredictorLeaksIntoTrunk,   // the predictor's gradient reaches the tokens
 
   // The coordinator's; found by the simulator.
-  kEffectsBeforeCommit,     // answers and messages go out first, then the records are written
-  kFailedCommitIgnored,     // a batch that could not be written is acted upon
-  kReportEpochIgnored,      // steps of an older attempt are taken
-  kManifestEpochIgnored,    // so are its checkpoints
-  kCancelForgotten,         // CANCELLING isn't restored after a restart
-  kRequestIdForgotten,      // request ids aren't known after a restart
-  kSlotNeverFreed,          // a rank that ended keeps its slot
-  kSlotFreedEarly,          // a slot is free as soon as its rank is told to stop
-  kRetentionIgnoresUse,     // a checkpoint that is being read is deleted
-  kBackoffLost,             // a job that fails again and again restarts at once
-  kEventSequenceLost,       // the next event's number isn't known after a restart
-  kSilentWorkerKept,        // a worker that is gone is never lost
-  kAdoptionGraceIgnored,    // after a restart nobody waits for the ranks that kept running
-  kGangPlacedPartially,     // a job starts with one rank less than it needs
-  kJobNumberLost,           // the next job number isn't in the header
-  kMissingRankUnnoticed,    // a worker that comes back without a rank isn't asked about it
-  kUnwantedRankKept,        // a rank that nobody wants any more isn't stopped when announced
-  kRestoreFromBeginning,    // a new attempt ignores the checkpoints
-  kThresholdsNotRecorded,   // a checkpoint's thresholds don't enter the history
+  kEffectsBeforeCommit,    // answers and messages go out first, then the records are written
+  kFailedCommitIgnored,    // a batch that could not be written is acted upon
+  kReportEpochIgnored,     // steps of an older attempt are taken
+  kManifestEpochIgnored,   // so are its checkpoints
+  kCancelForgotten,        // CANCELLING isn't restored after a restart
+  kRequestIdForgotten,     // request ids aren't known after a restart
+  kSlotNeverFreed,         // a rank that ended keeps its slot
+  kSlotFreedEarly,         // a slot is free as soon as its rank is told to stop
+  kRetentionIgnoresUse,    // a checkpoint that is being read is deleted
+  kBackoffLost,            // a job that fails again and again restarts at once
+  kEventSequenceLost,      // the next event's number isn't known after a restart
+  kSilentWorkerKept,       // a worker that is gone is never lost
+  kAdoptionGraceIgnored,   // after a restart nobody waits for the ranks that kept running
+  kGangPlacedPartially,    // a job starts with one rank less than it needs
+  kJobNumberLost,          // the next job number isn't in the header
+  kMissingRankUnnoticed,   // a worker that comes back without a rank isn't asked about it
+  kUnwantedRankKept,       // a rank that nobody wants any more isn't stopped when announced
+  kRestoreFromBeginning,   // a new attempt ignores the checkpoints
+  kThresholdsNotRecorded,  // a checkpoint's thresholds don't enter the history
 
   // Of the simulator's models of the stores.
   kSyncDropped,          // a commit says that it is durable before it is

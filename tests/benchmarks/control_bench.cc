@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "core/base/status_macros.h"
 #include "diffmoe/v1/cluster.grpc.pb.h"
 #include "diffmoe/v1/training_job.grpc.pb.h"
@@ -219,7 +219,9 @@ class ControlBench {
     const int64_t beats = crowd.heartbeats();
     const double cpu = CpuSeconds(pid());
     const double begin = Now();
-    absl::SleepFor(absl::Seconds(options_.seconds));
+    const int64_t wanted = beats + int64_t{2} * options_.workers * options_.seconds;
+    test::WaitUntil(absl::Seconds(2 * options_.seconds),
+                    [&] { return crowd.heartbeats() >= wanted; });
     const double seconds = Now() - begin;
     Show("heartbeats", static_cast<double>(crowd.heartbeats() - beats) / seconds, "/s");
     AtMost(0.25, absl::StrCat("share of a core for ", options_.workers, " workers at 2 Hz"),

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "core/base/version.h"
 #include "diffmoe/worker/v1/worker_plane.grpc.pb.h"
 #include "tests/benchmarks/timing.h"
@@ -150,7 +151,7 @@ class WorkerCrowd::Impl {
     thread_ = std::thread([this] { Run(); });
   }
   ~Impl() {
-    stopping_ = true;
+    stopping_.Notify();
     thread_.join();
     for (auto& session : sessions_) session->Cancel();
     for (auto& session : sessions_) session->AwaitDone();
@@ -167,11 +168,11 @@ class WorkerCrowd::Impl {
   void Run() {
     const double interval = static_cast<double>(interval_ms_) / 1000;
     double next = Now();
-    for (size_t i = 0; !stopping_; i = (i + 1) % sessions_.size()) {
+    for (size_t i = 0; !stopping_.HasBeenNotified(); i = (i + 1) % sessions_.size()) {
       if (sessions_[i]->Beat()) ++heartbeats_;
       next += interval / static_cast<double>(sessions_.size());
       const double wait = next - Now();
-      if (wait > 0) std::this_thread::sleep_for(std::chrono::duration<double>(wait));
+      stopping_.WaitForNotificationWithTimeout(absl::Seconds(std::max(0.0, wait)));
     }
   }
 
@@ -179,7 +180,7 @@ class WorkerCrowd::Impl {
   std::vector<std::unique_ptr<pb::WorkerPlane::Stub>> stubs_;
   std::vector<std::unique_ptr<FakeSession>> sessions_;
   std::atomic<int64_t> heartbeats_ = 0;
-  std::atomic<bool> stopping_ = false;
+  absl::Notification stopping_;
   std::thread thread_;
 };
 

@@ -242,8 +242,7 @@ TEST_F(LoopTest, AnyOtherFailureIsFinal) {
   ASSERT_TRUE(reply.has_value());
   EXPECT_EQ(reply->status.code(), absl::StatusCode::kInternal);
   ASSERT_TRUE(test::WaitUntil(kLimit, [&] { return !fatal().ok(); }));
-  EXPECT_EQ(loop_->Post(SubmitJob{2, TestSpec("a", 1), {}}).code(),
-            absl::StatusCode::kUnavailable);
+  EXPECT_EQ(loop_->Post(SubmitJob{2, TestSpec("a", 1), {}}).code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(LoopTest, StopHandlesWhatIsQueued) {
