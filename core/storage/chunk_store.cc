@@ -26,6 +26,7 @@
 #include "core/storage/rocksdb_support.h"
 #include "core/storage/shard_reader.h"
 #include "core/storage/shard_writer.h"
+#include "core/storage/table_guard.h"
 #include "rocksdb/cache.h"
 #include "rocksdb/convenience.h"
 #include "rocksdb/db.h"
@@ -215,6 +216,10 @@ absl::Status ChunkStore::Impl::OpenDb() {
 
 absl::Status ChunkStore::Impl::Start() {
   RETURN_IF_ERROR(SweepWorkFiles());
+  for (const char* tables : {"/db", "/unlisted"}) {
+    RETURN_IF_ERROR(
+        storage::SetUnopenableAside(lock_.directory() + tables, lock_.directory() + "/damaged"));
+  }
   absl::Status opened = OpenDb();
   const bool incomplete = opened.ok() && storage::HasUnlisted(lock_.directory());
   if (options_.accept_loss && (absl::IsDataLoss(opened) || incomplete)) {

@@ -4,6 +4,7 @@
 #include "core/base/status_macros.h"
 #include "core/storage/commit_chain.h"
 #include "core/storage/rocksdb_support.h"
+#include "core/storage/table_guard.h"
 
 namespace diffmoe::storage {
 namespace {
@@ -32,6 +33,7 @@ rocksdb::Options RecordDbOptions(Recovery recovery, rocksdb::Env* env) {
 
 absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenRecordDb(const std::string& path,
                                                           Recovery recovery, rocksdb::Env* env) {
+  RETURN_IF_ERROR(CheckTablesOpenable(path));
   rocksdb::DB* db = nullptr;
   RETURN_IF_ERROR(FromRocksDb(rocksdb::DB::Open(RecordDbOptions(recovery, env), path, &db),
                               absl::StrCat("open ", path)));
@@ -41,6 +43,7 @@ absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenRecordDb(const std::string& pat
 absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenRecordDbReadOnly(const std::string& path,
                                                                   Recovery recovery,
                                                                   rocksdb::Env* env) {
+  RETURN_IF_ERROR(CheckTablesOpenable(path));
   rocksdb::DB* db = nullptr;
   RETURN_IF_ERROR(
       FromRocksDb(rocksdb::DB::OpenForReadOnly(RecordDbOptions(recovery, env), path, &db),

@@ -22,6 +22,7 @@
 #include "core/storage/record_db.h"
 #include "core/storage/rocksdb_support.h"
 #include "core/storage/space_probe.h"
+#include "core/storage/table_guard.h"
 #include "rocksdb/db.h"
 #include "rocksdb/write_batch.h"
 
@@ -211,7 +212,7 @@ absl::Status RecordStore::Impl::Start() {
 }
 
 absl::Status RecordStore::Impl::StartAcceptingLoss() {
-  std::error_code error;
+  RETURN_IF_ERROR(storage::SetUnopenableAside(db_path(), lock_.directory() + "/damaged"));
   absl::StatusOr<std::unique_ptr<rocksdb::DB>> db =
       OpenRecordDb(db_path(), Recovery::kUpToDamage, options_.env);
   if (!db.ok() && HasFiles(db_path())) {
