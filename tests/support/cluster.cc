@@ -75,8 +75,10 @@ absl::Status Cluster::StartCoordinator() {
 absl::Status Cluster::StartWorker() {
   ProcessOptions process{
       .argv = {Program("diffmoe-worker"), "--dir", WorkerDir(), "--coordinator",
-               absl::StrCat("file:", CoordinatorDir(), "/coordinator.json"), "--slots",
-               absl::StrCat(options_.slots), "--metrics-listen", "127.0.0.1:0"},
+               worker_coordinator_.empty()
+                   ? absl::StrCat("file:", CoordinatorDir(), "/coordinator.json")
+                   : worker_coordinator_,
+               "--slots", absl::StrCat(options_.slots), "--metrics-listen", "127.0.0.1:0"},
       .environment = {},
       .working_dir = ""};
   Append(&process.argv, options_.worker_flags);

@@ -51,6 +51,9 @@ class Cluster {
   absl::Status StartWorker();
   // Slots of workers that are started from now on.
   void set_slots(int slots) { options_.slots = slots; }
+  // Where workers that are started from now on look for the coordinator: an address, for example
+  // of a proxy, instead of its ready file.
+  void set_worker_coordinator(const std::string& address) { worker_coordinator_ = address; }
   // The same as one `diffmoe up`.
   absl::Status StartUp();
 
@@ -86,6 +89,7 @@ class Cluster {
   TempDir temp_dir_;
   std::string dir_;
   std::string grpc_address_, coordinator_metrics_, worker_metrics_;
+  std::string worker_coordinator_;
   std::unique_ptr<Process> coordinator_;
   std::unique_ptr<Process> worker_;
   std::unique_ptr<Process> up_;
