@@ -2,7 +2,7 @@
 # Kills real processes at named moments, or damages files, and checks that nothing acknowledged is lost.
 #
 #   crash.sh [--cycles N] [--corruptions N] [--seed S] [--point NAME] [--keep-dir DIR] [--list]
-#   crash.sh --resume N [--seed=S] [--full]   a training job killed N times ends with the same bits; --full: the demo's own size
+#   crash.sh --resume N [--seed=S] [--steps-between=N] [--full]   a training job killed N times ends with the same bits; --full: the demo's own size
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . deploy/dev/common.sh
 

@@ -1,7 +1,7 @@
 // A run that is killed over and over is the same run, bit for bit: weights, their average, the
 // thresholds and every step record equal those of a run that nobody disturbed.
 //
-//   kill_resume_test [--kills=N] [--seed=N] [--full]
+//   kill_resume_test [--kills=N] [--steps-between=N] [--seed=N] [--full]
 //
 // Default: 5 kills, a random seed, which is printed, and a small network. --full: the demo's own.
 #include <gtest/gtest.h>
@@ -34,7 +34,9 @@ constexpr absl::Duration kJobLimit = absl::Minutes(5);
 constexpr absl::Duration kRestartLimit = absl::Seconds(60);
 // From a kill to the first new step.
 constexpr absl::Duration kRestartTarget = absl::Seconds(10);
-constexpr int64_t kStepsBetweenKills = 25, kStepsBetweenCheckpoints = 10;
+// With fewer steps between kills, checkpoints are as many times closer.
+int64_t steps_between_kills = 25;
+int64_t StepsBetweenCheckpoints() { return std::max<int64_t>(1, steps_between_kills * 2 / 5); }
 
 // What a finished run leaves behind.
 struct Outcome {
@@ -71,7 +73,7 @@ class KillResumeTest : public ::testing::Test {
   static std::vector<std::string> Overrides(int64_t steps) {
     std::vector<std::string> overrides = {
         absl::StrCat("train.steps=", steps),
-        absl::StrCat("checkpoint.every_steps=", kStepsBetweenCheckpoints),
+        absl::StrCat("checkpoint.every_steps=", StepsBetweenCheckpoints()),
         // A rank that is killed counts as a failure of the job.
         absl::StrCat("parallel.max_restarts=", 10 * kills)};
     if (!full) {
@@ -82,8 +84,8 @@ class KillResumeTest : public ::testing::Test {
 
   // A step in the window of that kill.
   static int64_t RandomStep(int kill_number, std::mt19937_64& random) {
-    return kStepsBetweenKills * kill_number + 1 +
-           static_cast<int64_t>(random() % (kStepsBetweenKills - 1));
+    return steps_between_kills * kill_number + 1 +
+           static_cast<int64_t>(random() % (steps_between_kills - 1));
   }
 
   Outcome Finish(Cluster& cluster, const std::string& id, int64_t steps) {
@@ -177,7 +179,7 @@ void Kill(Cluster& cluster, const std::string& id, int victim) {
 TEST_F(KillResumeTest, AnyKillAtAnyStepChangesNoBit) {
   std::printf("seed %llu, %d kills\n", static_cast<unsigned long long>(seed), kills);
   std::mt19937_64 random(seed);
-  const int64_t steps = kStepsBetweenKills * (kills + 1);
+  const int64_t steps = steps_between_kills * (kills + 1);
   const std::string file = DemoJob();
   const std::vector<std::string> overrides = Overrides(steps);
   ClusterOptions options;
@@ -214,7 +216,7 @@ TEST_F(KillResumeTest, OtherNumbersOfRanksOnTheWayChangeNoBit) {
   const std::vector<int> slots = {4, 2, 1, 2};
   std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
   std::mt19937_64 random(seed);
-  const int64_t steps = kStepsBetweenKills * static_cast<int64_t>(slots.size());
+  const int64_t steps = steps_between_kills * static_cast<int64_t>(slots.size());
   const std::string file = DemoJob();
   std::vector<std::string> overrides = Overrides(steps);
   overrides.insert(overrides.end(), {"parallel.ranks=4", "parallel.min_ranks=1"});
@@ -256,11 +258,15 @@ int main(int argc, char** argv) {
     if (known) diffmoe::test::full = true;
     if (absl::ConsumePrefix(&argument, "--kills=")) {
       known = absl::SimpleAtoi(argument, &diffmoe::test::kills);
+    } else if (absl::ConsumePrefix(&argument, "--steps-between=")) {
+      known = absl::SimpleAtoi(argument, &diffmoe::test::steps_between_kills) &&
+              diffmoe::test::steps_between_kills > 1;
     } else if (absl::ConsumePrefix(&argument, "--seed=")) {
       known = absl::SimpleAtoi(argument, &diffmoe::test::seed);
     }
     if (!known || diffmoe::test::kills < 1 || diffmoe::test::kills > 100) {
-      std::fprintf(stderr, "usage: %s [--kills=N] [--seed=N] [--full]\n", argv[0]);
+      std::fprintf(stderr, "usage: %s [--kills=N] [--steps-between=N] [--seed=N] [--full]\n",
+                   argv[0]);
       return 2;
     }
   }
