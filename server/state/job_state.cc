@@ -106,6 +106,7 @@ void EndJob(Transition& t, JobEntry& job, v1::JobState state, v1::ReasonCode cod
   AddJobEvent(t, job, reason, state == v1::FAILED);
   UpdateForkUse(t.state, job);
   ApplyRetention(t, job);
+  if (JobEntry* source = FindJob(t, job.record.source_job())) ApplyRetention(t, *source);
 }
 
 }  // namespace diffmoe::server

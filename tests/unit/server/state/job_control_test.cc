@@ -159,6 +159,18 @@ TEST(ForkTest, StartsFromTheOthersCheckpointAndKeepsIt) {
   EXPECT_FALSE(cluster.records.contains(ManifestKey(running.id, 10)));
 }
 
+TEST(ForkTest, EndedForkGivesItsSourceBackToRetention) {
+  ClusterHarness cluster;
+  const RunningJob running = StartRunningJob(cluster, 1, 1);
+  const std::string fork = cluster.Fork(running.id, 10);
+  for (const int64_t step : {20, 30}) {
+    ASSERT_TRUE(cluster.CommitCheckpoint(running.id, 1, step).ok());
+  }
+  EXPECT_TRUE(cluster.records.contains(ManifestKey(running.id, 10)));
+  ASSERT_TRUE(cluster.Cancel(fork).ok());
+  EXPECT_FALSE(cluster.records.contains(ManifestKey(running.id, 10)));
+}
+
 TEST(ForkTest, RefusesWhatCannotWork) {
   ClusterHarness cluster;
   const RunningJob running = StartRunningJob(cluster, 1, 1);
