@@ -45,6 +45,8 @@ absl::StatusOr<v1::Receipt> RunSampleCall(const Context& context, ApiClient* cli
           }
           case v1::SampleResponse::kImage:
             return images->Add(event.image());
+          case v1::SampleResponse::kPreview:
+            break;
           case v1::SampleResponse::kFinished:
             receipt = event.finished().receipt();
             break;

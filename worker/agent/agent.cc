@@ -221,7 +221,8 @@ class Agent {
   // Reads what has come in; true once the worker shall end.
   bool HandleSignals(int signal_fd);
   void Handle(const pb::CoordinatorMessage& message);
-  void RefuseTask(const pb::SampleTask& task, const absl::Status& status);
+  void RefuseTask(const std::string& request_id, const pb::GroupId& group,
+                  const absl::Status& status);
 
   const AgentOptions options_;
   const std::unique_ptr<WorkerDirectory> directory_;
@@ -327,7 +328,12 @@ void Agent::Handle(const pb::CoordinatorMessage& message) {
       break;
     case pb::CoordinatorMessage::kSampleTask:
       if (absl::Status sent = supervisor_.SendTask(message.sample_task()); !sent.ok()) {
-        RefuseTask(message.sample_task(), sent);
+        RefuseTask(message.sample_task().request_id(), message.sample_task().group(), sent);
+      }
+      break;
+    case pb::CoordinatorMessage::kCalibrateTask:
+      if (absl::Status sent = supervisor_.SendTask(message.calibrate_task()); !sent.ok()) {
+        RefuseTask(message.calibrate_task().request_id(), message.calibrate_task().group(), sent);
       }
       break;
     case pb::CoordinatorMessage::kCancelSample:
@@ -340,10 +346,11 @@ void Agent::Handle(const pb::CoordinatorMessage& message) {
   }
 }
 
-void Agent::RefuseTask(const pb::SampleTask& task, const absl::Status& status) {
+void Agent::RefuseTask(const std::string& request_id, const pb::GroupId& group,
+                       const absl::Status& status) {
   pb::SampleUpdate update;
-  update.set_request_id(task.request_id());
-  *update.mutable_group() = task.group();
+  update.set_request_id(request_id);
+  *update.mutable_group() = group;
   update.mutable_error()->set_status_code(
       static_cast<int>(absl::IsNotFound(status) ? absl::StatusCode::kUnavailable : status.code()));
   update.mutable_error()->set_message(std::string(status.message()));

@@ -325,6 +325,12 @@ absl::Status RankSupervisor::SendTask(const pb::SampleTask& task) {
   return SendToSampler(task.group(), std::move(command));
 }
 
+absl::Status RankSupervisor::SendTask(const pb::CalibrateTask& task) {
+  pb::RankCommand command;
+  *command.mutable_calibrate_task() = task;
+  return SendToSampler(task.group(), std::move(command));
+}
+
 absl::Status RankSupervisor::CancelSample(const pb::CancelSample& cancel) {
   pb::RankCommand command;
   *command.mutable_cancel_sample() = cancel;

@@ -75,6 +75,7 @@ class RankSupervisor {
   // Waits for the session of a rank that has just been started. Errors: NOT_FOUND, no such rank;
   // UNAVAILABLE, its session has ended; RESOURCE_EXHAUSTED.
   absl::Status SendTask(const worker::v1::SampleTask& task);
+  absl::Status SendTask(const worker::v1::CalibrateTask& task);
   absl::Status CancelSample(const worker::v1::CancelSample& cancel);
 
   // A rank's session. Attach checks that this worker started the process and that it has no session

@@ -38,6 +38,7 @@ constexpr size_t kMaxStepRecords = 100'000;
 constexpr size_t kRecordsPerMessage = 4096;
 // Above it the session is read no further, and the worker feels the back-pressure.
 constexpr size_t kMaxCommands = 1024;
+constexpr size_t kMaxImageBytes = 1 << 20;  // of one message
 constexpr int kMaxManifestBytes = 64 << 20;
 
 class RankLinkImpl final : public RankLink {
@@ -238,6 +239,9 @@ void RankLinkImpl::HandleCommand(const pb::RankCommand& command) {
     case pb::RankCommand::kSampleTask:
       PushCommand(ToSampleWork(command.sample_task(), absl::Now()));
       break;
+    case pb::RankCommand::kCalibrateTask:
+      PushCommand(ToCalibrateWork(command.calibrate_task()));
+      break;
     case pb::RankCommand::kCancelSample:
       PushCommand(CancelSampleCommand{command.cancel_sample().request_id()});
       break;
@@ -369,8 +373,24 @@ absl::Status RankLinkImpl::ReadExtents(const std::string& job_id, int64_t step,
 absl::Status RankLinkImpl::PushSampleUpdate(const std::string& request_id,
                                             SampleUpdateData update) {
   const bool last = std::holds_alternative<SampleFinished>(update) ||
+                    std::holds_alternative<CalibrationFinished>(update) ||
+                    std::holds_alternative<SamplerLoadUpdate>(update) ||
                     std::holds_alternative<absl::Status>(update);
-  return pusher_->Push(ToSampleUpdate(assignment_, request_id, std::move(update)), last);
+  pb::SampleUpdate message = ToSampleUpdate(assignment_, request_id, std::move(update));
+  if (!message.response().has_image() ||
+      message.response().image().pixels().size() <= kMaxImageBytes) {
+    return pusher_->Push(std::move(message), last);
+  }
+  const std::string pixels =
+      std::move(*message.mutable_response()->mutable_image()->mutable_pixels());
+  for (size_t begin = 0; begin < pixels.size(); begin += kMaxImageBytes) {
+    pb::SampleUpdate part = message;
+    v1::SampleResponse::Image* image = part.mutable_response()->mutable_image();
+    image->set_offset(static_cast<int64_t>(begin));
+    image->set_pixels(pixels.substr(begin, kMaxImageBytes));
+    RETURN_IF_ERROR(pusher_->Push(std::move(part), false));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<pb::KeyValueResponse> RankLinkImpl::CallKeyValue(pb::KeyValueRequest request,

@@ -122,6 +122,11 @@ struct ReadTarget {
   char* destination = nullptr;
 };
 
+// Mirror diffmoe.v1.ThresholdRule, NumericMode and ImageEncoding.
+enum class ThresholdRule { kDynamic, kCalibrated, kInterval, kGate };
+enum class NumericMode { kExact, kFast };
+enum class ImageEncoding { kRaw, kPng };
+
 struct SampleWork {
   std::string request_id;
   std::string job_id;
@@ -129,12 +134,29 @@ struct SampleWork {
   TrainingConfig config;
   std::vector<int> classes;  // one per image
   uint64_t seed = 0;
-  std::string sampler;  // a name of core/diffusion/sampler_kind.h
-  int steps = 50;       // no meaning for dopri5
+  uint32_t first_image = 0;  // noise of image i is keyed by (seed, first_image + i)
+  std::string sampler;       // a name of core/diffusion/sampler_kind.h
+  int steps = 50;            // no meaning for dopri5
   double eta = 0;
   double guidance = 2;
   double guidance_begin = 0, guidance_end = 1;
+  std::optional<int> negative_class;
+  ThresholdRule rule = ThresholdRule::kDynamic;
+  std::vector<std::vector<float>> thresholds;  // [MoE layers][experts]; empty: the checkpoint's
+  int image_size = 0;                          // 0: as the model was trained
+  int preview_every = 0;                       // denoise steps; 0: no previews
+  ImageEncoding encoding = ImageEncoding::kRaw;
+  NumericMode numeric_mode = NumericMode::kExact;
   std::optional<absl::Time> deadline;
+};
+
+struct CalibrateWork {
+  std::string request_id;
+  std::string job_id;
+  int64_t step = 0;
+  TrainingConfig config;
+  int images = 256;
+  std::vector<double> capacities;  // ascending
 };
 
 struct StopCommand {
@@ -145,13 +167,15 @@ struct StopCommand {
 struct CancelSampleCommand {
   std::string request_id;
 };
-using RankCommandData = std::variant<StopCommand, SampleWork, CancelSampleCommand>;
+using RankCommandData = std::variant<StopCommand, SampleWork, CalibrateWork, CancelSampleCommand>;
 
-// Sent in this order per request: started, progress per denoise step, images, finished; or error.
+// Sent in this order per request: started, progress and previews between denoise steps, images in
+// ascending index, finished; or error.
 struct SampleStarted {};
 struct SampleProgressUpdate {
   int step = 0;
   int steps = 0;
+  int images_done = 0;
 };
 struct SampleImage {
   int index = 0;
@@ -159,14 +183,60 @@ struct SampleImage {
   int height = 0, width = 0, channels = 0;
   std::string pixels;  // uint8 [height, width, channels]
 };
+// The image that the network expects at this point.
+struct SamplePreview {
+  int step = 0;
+  int steps = 0;
+  SampleImage image;
+};
+// Of an image in the encoding asked for; the link cuts it into messages.
+struct EncodedImage {
+  SampleImage image;  // `pixels` holds the encoded bytes
+  ImageEncoding encoding = ImageEncoding::kRaw;
+};
 struct SampleFinished {
-  std::vector<double> capacity;  // per MoE layer
+  std::vector<double> capacity;                   // per MoE layer
+  std::vector<std::vector<float>> step_capacity;  // [network calls of an image][MoE layers]
+  double zero_expert_tokens = 0;                  // share of (token, layer) pairs
   double seconds = 0;
   std::string thresholds_hash;
+  std::string weights_hash;
+  std::vector<std::string> image_hashes;
   int64_t network_calls = 0;
 };
+// Mirror diffmoe.v1.CalibrateCheckpointResponse.Progress, Calibration and SamplerLoad.
+struct CalibrationProgress {
+  double done = 0;
+  std::string doing;
+};
+struct CalibratedLayerData {
+  int block = 0;
+  std::vector<float> thresholds;
+  double measured = 0;
+};
+struct CalibratedTargetData {
+  ThresholdRule rule = ThresholdRule::kCalibrated;
+  double capacity = 0;
+  std::vector<CalibratedLayerData> layers;
+  double measured = 0;
+  double loss = 0;
+  double seconds = 0;
+};
+struct CalibrationFinished {
+  int images = 0;
+  std::string data;
+  std::vector<CalibratedTargetData> targets;
+};
+struct SamplerLoadUpdate {
+  double step_base_seconds = 0;
+  double step_row_seconds = 0;
+  int64_t rows_waiting = 0;
+  int width_rows = 0;
+  int requests = 0;
+};
 using SampleUpdateData =
-    std::variant<SampleStarted, SampleProgressUpdate, SampleImage, SampleFinished, absl::Status>;
+    std::variant<SampleStarted, SampleProgressUpdate, SamplePreview, EncodedImage, SampleFinished,
+                 CalibrationProgress, CalibrationFinished, SamplerLoadUpdate, absl::Status>;
 
 class RankLink {
  public:
@@ -203,7 +273,8 @@ class RankLink {
   // True once one with `save` has arrived.
   virtual bool save_requested() const = 0;
 
-  // Sampling. Keeps the order of updates; blocks when 64 MB are waiting.
+  // Sampling. Keeps the order of updates; blocks when 64 MB are waiting. `request_id` is empty for
+  // SamplerLoadUpdate.
   virtual absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) = 0;
 
   // Rendezvous key-value store of this (group, epoch).

@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/version.h"
 #include "core/spec/spec_convert.h"
 
 namespace diffmoe {
@@ -48,6 +49,44 @@ void FillSummary(const CheckpointSummaryData& summary, pb::CheckpointSummary* ou
   out->set_trainer_state(summary.trainer_state);
 }
 
+v1::ThresholdRule ToProto(ThresholdRule rule) {
+  switch (rule) {
+    case ThresholdRule::kDynamic:
+      return v1::DYNAMIC;
+    case ThresholdRule::kCalibrated:
+      return v1::CALIBRATED;
+    case ThresholdRule::kInterval:
+      return v1::INTERVAL;
+    case ThresholdRule::kGate:
+      return v1::GATE;
+  }
+  return v1::DYNAMIC;
+}
+
+ThresholdRule FromProto(v1::ThresholdRule rule) {
+  switch (rule) {
+    case v1::CALIBRATED:
+      return ThresholdRule::kCalibrated;
+    case v1::INTERVAL:
+      return ThresholdRule::kInterval;
+    case v1::GATE:
+      return ThresholdRule::kGate;
+    default:
+      return ThresholdRule::kDynamic;
+  }
+}
+
+void FillImage(SampleImage& image, v1::SampleResponse::Image* message) {
+  message->set_index(image.index);
+  message->set_label(image.label);
+  message->set_height(image.height);
+  message->set_width(image.width);
+  message->set_channels(image.channels);
+  message->set_total_bytes(static_cast<int64_t>(image.pixels.size()));
+  message->set_pixels(std::move(image.pixels));
+  message->set_encoding(v1::RAW);
+}
+
 struct UpdateFiller {
   pb::SampleUpdate* out;
 
@@ -56,22 +95,64 @@ struct UpdateFiller {
     auto* message = out->mutable_response()->mutable_progress();
     message->set_step(progress.step);
     message->set_steps(progress.steps);
+    message->set_images_done(progress.images_done);
   }
-  void operator()(SampleImage& image) {
+  void operator()(SamplePreview& preview) {
+    auto* message = out->mutable_response()->mutable_preview();
+    message->set_step(preview.step);
+    message->set_steps(preview.steps);
+    FillImage(preview.image, message->mutable_image());
+  }
+  void operator()(EncodedImage& encoded) {
     auto* message = out->mutable_response()->mutable_image();
-    message->set_index(image.index);
-    message->set_label(image.label);
-    message->set_height(image.height);
-    message->set_width(image.width);
-    message->set_channels(image.channels);
-    message->set_pixels(std::move(image.pixels));
+    FillImage(encoded.image, message);
+    message->set_encoding(encoded.encoding == ImageEncoding::kPng ? v1::PNG : v1::RAW);
   }
   void operator()(const SampleFinished& finished) {
     auto* receipt = out->mutable_response()->mutable_finished()->mutable_receipt();
     for (double capacity : finished.capacity) receipt->add_capacity(capacity);
+    for (const std::vector<float>& step : finished.step_capacity) {
+      receipt->add_step_capacity()->mutable_layers()->Add(step.begin(), step.end());
+    }
+    receipt->set_zero_expert_token_ratio(finished.zero_expert_tokens);
     receipt->set_seconds(finished.seconds);
     receipt->set_thresholds_hash(finished.thresholds_hash);
+    receipt->set_weights_hash(finished.weights_hash);
+    for (const std::string& hash : finished.image_hashes) receipt->add_image_hashes(hash);
     receipt->set_network_calls(finished.network_calls);
+    receipt->set_build(std::string(kVersion));
+  }
+  void operator()(const CalibrationProgress& progress) {
+    auto* message = out->mutable_calibration()->mutable_progress();
+    message->set_done(progress.done);
+    message->set_doing(progress.doing);
+  }
+  void operator()(const CalibrationFinished& finished) {
+    v1::Calibration* message = out->mutable_calibration()->mutable_finished();
+    message->set_images(finished.images);
+    message->set_data(finished.data);
+    for (const CalibratedTargetData& target : finished.targets) {
+      v1::CalibratedTarget* to = message->add_targets();
+      to->set_rule(ToProto(target.rule));
+      to->set_capacity(target.capacity);
+      to->set_measured(target.measured);
+      to->set_loss(target.loss);
+      to->set_seconds(target.seconds);
+      for (const CalibratedLayerData& layer : target.layers) {
+        v1::CalibratedLayer* out_layer = to->add_layers();
+        out_layer->set_block(layer.block);
+        out_layer->set_measured(layer.measured);
+        out_layer->mutable_thresholds()->Add(layer.thresholds.begin(), layer.thresholds.end());
+      }
+    }
+  }
+  void operator()(const SamplerLoadUpdate& load) {
+    pb::SamplerLoad* message = out->mutable_load();
+    message->set_step_base_seconds(load.step_base_seconds);
+    message->set_step_row_seconds(load.step_row_seconds);
+    message->set_rows_waiting(load.rows_waiting);
+    message->set_width_rows(load.width_rows);
+    message->set_requests(load.requests);
   }
   void operator()(const absl::Status& status) {
     out->mutable_error()->set_status_code(static_cast<int>(status.code()));
@@ -214,22 +295,44 @@ CheckpointManifest ToCheckpointManifest(const pb::Manifest& manifest) {
 }
 
 SampleWork ToSampleWork(const pb::SampleTask& task, absl::Time now) {
+  const v1::SampleRequest& request = task.request();
   SampleWork work;
   work.request_id = task.request_id();
   work.job_id = task.job_id();
   work.step = task.step();
   work.config = ToTrainingConfig(task.spec());
-  work.classes.assign(task.request().classes().begin(), task.request().classes().end());
-  work.seed = task.request().seed();
-  work.steps = task.request().steps();
-  work.guidance = task.request().guidance();
-  work.sampler = task.request().sampler();
-  work.eta = task.request().eta();
-  if (task.request().has_guidance_interval()) {
-    work.guidance_begin = task.request().guidance_interval().begin();
-    work.guidance_end = task.request().guidance_interval().end();
+  work.classes.assign(request.classes().begin(), request.classes().end());
+  work.seed = request.seed();
+  work.first_image = request.first_image();
+  work.steps = request.steps();
+  work.guidance = request.guidance();
+  work.sampler = request.sampler();
+  work.eta = request.eta();
+  if (request.has_guidance_interval()) {
+    work.guidance_begin = request.guidance_interval().begin();
+    work.guidance_end = request.guidance_interval().end();
   }
+  if (request.has_negative_class()) work.negative_class = request.negative_class();
+  work.rule = FromProto(request.threshold_rule());
+  for (const v1::CalibratedLayer& layer : task.thresholds()) {
+    work.thresholds.emplace_back(layer.thresholds().begin(), layer.thresholds().end());
+  }
+  work.image_size = request.image_size();
+  work.preview_every = request.preview_every();
+  if (request.encoding() == v1::PNG) work.encoding = ImageEncoding::kPng;
+  if (request.numeric_mode() == v1::FAST) work.numeric_mode = NumericMode::kFast;
   if (task.deadline_ms() > 0) work.deadline = now + absl::Milliseconds(task.deadline_ms());
+  return work;
+}
+
+CalibrateWork ToCalibrateWork(const pb::CalibrateTask& task) {
+  CalibrateWork work;
+  work.request_id = task.request_id();
+  work.job_id = task.job_id();
+  work.step = task.step();
+  work.config = ToTrainingConfig(task.spec());
+  work.images = task.request().images();
+  work.capacities.assign(task.request().capacities().begin(), task.request().capacities().end());
   return work;
 }
 

@@ -31,6 +31,7 @@ CheckpointManifest ToCheckpointManifest(const worker::v1::Manifest& manifest);
 int64_t BytesPerElement(const std::string& dtype);
 
 SampleWork ToSampleWork(const worker::v1::SampleTask& task, absl::Time now);
+CalibrateWork ToCalibrateWork(const worker::v1::CalibrateTask& task);
 worker::v1::SampleUpdate ToSampleUpdate(const RankAssignment& assignment,
                                         const std::string& request_id, SampleUpdateData update);
 

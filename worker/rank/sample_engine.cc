@@ -38,8 +38,9 @@ SampleProgressUpdate ProgressOf(const std::vector<std::unique_ptr<Sampler>>& sam
   }
   const int64_t promised =
       progress > 0 ? std::llround(static_cast<double>(step) / progress) : step + 1;
-  return {static_cast<int>(step),
-          static_cast<int>(Done(samplers) ? step : std::max(step + 1, promised))};
+  const bool done = Done(samplers);
+  return {static_cast<int>(step), static_cast<int>(done ? step : std::max(step + 1, promised)),
+          done ? static_cast<int>(samplers.size()) : 0};
 }
 
 // image: [C, H, W] fp32 in [-1, 1] -> uint8 [H, W, C].
@@ -184,14 +185,15 @@ absl::Status SampleEngine::Finish(Request& request) {
   const SampleWork& work = request.work;
   for (size_t i = 0; i < request.samplers.size(); ++i) {
     const at::Tensor image = request.samplers[i]->x().select(0, 0);
-    SampleImage out;
+    EncodedImage encoded;
+    SampleImage& out = encoded.image;
     out.index = static_cast<int>(i);
     out.label = work.classes[i];
     out.channels = static_cast<int>(image.size(0));
     out.height = static_cast<int>(image.size(1));
     out.width = static_cast<int>(image.size(2));
     out.pixels = Pixels(image);
-    RETURN_IF_ERROR(link_.PushSampleUpdate(work.request_id, std::move(out)));
+    RETURN_IF_ERROR(link_.PushSampleUpdate(work.request_id, std::move(encoded)));
   }
   SampleFinished finished;
   for (int64_t used : request.counts.used) {
