@@ -56,6 +56,10 @@ inline constexpr Definition kTrainSamples{"diffmoe_train_samples_total", Kind::k
     "Training samples processed over all ranks.", {"job_id"}};
 inline constexpr Definition kTrainSamplesPerSecond{"diffmoe_train_samples_per_second", Kind::kGauge,
     "Training samples per second over all ranks since the last report.", {"job_id"}};
+inline constexpr Definition kTrainCheckpointInterval{"diffmoe_train_checkpoint_interval_steps", Kind::kGauge,
+    "Steps from one checkpoint to the next, as the job asks.", {"job_id"}};
+inline constexpr Definition kTrainTargetCapacity{"diffmoe_train_target_capacity_ratio", Kind::kGauge,
+    "Experts per token that training gives.", {"job_id"}};
 inline constexpr Definition kTrainBadFiles{"diffmoe_train_bad_files", Kind::kGauge,
     "Data files skipped as broken.", {"job_id"}};
 
