@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <limits>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -10,6 +12,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "core/metrics/reference.h"
 #include "diffmoe/v1/training_job.pb.h"
 #include "diffmoe/v1/training_spec.pb.h"
 #include "tests/support/http.h"
@@ -117,6 +121,25 @@ class MetricsTest : public ::testing::Test {
   }
   Registry registry_{"metrics-test", "1.2.3"};
 };
+
+TEST_F(MetricsTest, CataloguePageAndScrapeHoldTheSameFamilies) {
+  const Everything everything(registry_);
+  std::set<std::string> catalogue, page, scrape;
+  for (const Definition* definition : kAll) catalogue.insert(definition->name);
+  const std::string text = test::ReadFile(DIFFMOE_SOURCE_DIR "/docs/metrics.md");
+  EXPECT_EQ(text, Reference()) << "run: build/release/bin/metrics_reference > docs/metrics.md";
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    const std::vector<std::string> cells = absl::StrSplit(line, '`');
+    if (absl::StartsWith(line, "| `")) page.insert(cells[1]);
+  }
+  for (const absl::string_view line : absl::StrSplit(registry_.Text(), '\n')) {
+    const std::vector<std::string> words = absl::StrSplit(line, ' ');
+    if (words[0] == "#" && words[1] == "TYPE") scrape.insert(words[2]);
+  }
+  EXPECT_EQ(catalogue, page);
+  EXPECT_EQ(catalogue, scrape);
+  EXPECT_EQ(catalogue.size(), std::size(kAll));
+}
 
 TEST_F(MetricsTest, TheEndpointPassesPromtool) {
   const Everything everything(registry_);
