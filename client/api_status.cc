@@ -84,6 +84,8 @@ std::string NextStepForReason(const v1::ErrorDetails& details) {
           "` calibrates it; without --capacity and --threshold-rule none is needed.");
     case v1::DEADLINE_TOO_SHORT:
       return absl::StrCat("Allow more time with --deadline. ", RetryText(details.retry_delay_ms()));
+    case v1::SAMPLE_NOT_FOUND:
+      return "The coordinator knows the last 10,000 requests; check the id.";
     case v1::CHECKPOINT_IN_USE:
       return absl::StrCat("`diffmoe ckpt ls ", job,
                           "` shows what uses each checkpoint; `ckpt unpin` removes a pin.");
