@@ -20,11 +20,14 @@ class DdpmSampler : public Sampler {
   }
   void Feed(const at::Tensor& output) override {
     const at::Tensor step = at::full({x_.size(0)}, left_ - 1, at::TensorOptions().dtype(at::kLong));
-    x_ = Advance(
-        Predict(schedule_, VarianceOf(output, x_), output, x_, step, options_.clip_denoised), step);
+    const DdpmPrediction prediction =
+        Predict(schedule_, VarianceOf(output, x_), output, x_, step, options_.clip_denoised);
+    expected_ = prediction.x0;
+    x_ = Advance(prediction, step);
     --left_;
   }
   const at::Tensor& x() const override { return x_; }
+  at::Tensor expected() const override { return expected_.defined() ? expected_ : x_; }
   int64_t steps_done() const override { return schedule_.size() - left_; }
   double progress() const override {
     return static_cast<double>(steps_done()) / static_cast<double>(schedule_.size());
@@ -35,7 +38,7 @@ class DdpmSampler : public Sampler {
 
   const SamplerOptions options_;
   const DdpmSchedule schedule_;
-  at::Tensor x_;
+  at::Tensor x_, expected_;
   int64_t left_;  // steps that are still to be done; the next one is left_ - 1
 };
 

@@ -62,6 +62,10 @@ class Denoiser {
   // number of rows. Not for the batch_topk rule, by which samples see each other.
   at::Tensor RunBatch(const DenoiseBatch& batch, DenoiseCounts* counts = nullptr) const;
 
+  // The parts of a call, for a calibration that stops at every MoE layer.
+  const Segments& segments() const { return segments_; }
+  const MoeLayer& moe_layer(int64_t i) const { return *layers_[static_cast<size_t>(i)]; }
+
  private:
   const ModelConfig model_;
   std::unique_ptr<Collectives> collectives_;

@@ -51,6 +51,9 @@ class Dopri5Sampler final : public Sampler {
 
   bool done() const override { return done_; }
   const at::Tensor& x() const override { return x_; }
+  at::Tensor expected() const override {
+    return done_ || slopes_.empty() ? x_ : x_.add(slopes_[0], 1 - t_);
+  }
   int64_t steps_done() const override { return steps_; }
   double progress() const override { return std::min(t_, 1.0); }
 

@@ -14,6 +14,7 @@ class GridSampler : public Sampler {
 
   bool done() const override { return step_ == steps_; }
   const at::Tensor& x() const override { return x_; }
+  at::Tensor expected() const override { return expected_.defined() ? expected_ : x_; }
   int64_t steps_done() const override { return step_; }
   double progress() const override {
     return static_cast<double>(step_) / static_cast<double>(steps_);
@@ -23,9 +24,14 @@ class GridSampler : public Sampler {
   double TimeOf(int64_t step) const {
     return static_cast<double>(step) / static_cast<double>(steps_);
   }
-  at::Tensor Velocity(const at::Tensor& output) const { return output.narrow(1, 0, x_.size(1)); }
+  // The answer to a call at (x, t), from where the straight way leads to x + (1 - t) v.
+  at::Tensor Velocity(const at::Tensor& output, const at::Tensor& x, double t) {
+    const at::Tensor velocity = output.narrow(1, 0, x_.size(1));
+    expected_ = x.add(velocity, 1 - t);
+    return velocity;
+  }
 
-  at::Tensor x_;
+  at::Tensor x_, expected_;
   const int64_t steps_;
   int64_t step_ = 0;
 };
@@ -35,7 +41,7 @@ class EulerSampler final : public GridSampler {
   using GridSampler::GridSampler;
   NetworkCall next() const override { return {x_, TimeOf(step_)}; }
   void Feed(const at::Tensor& output) override {
-    x_ = EulerStep(x_, Velocity(output), steps_);
+    x_ = EulerStep(x_, Velocity(output, x_, TimeOf(step_)), steps_);
     ++step_;
   }
 };
@@ -49,7 +55,8 @@ class HeunSampler final : public GridSampler {
     return {x_, TimeOf(step_)};
   }
   void Feed(const at::Tensor& output) override {
-    const at::Tensor velocity = Velocity(output);
+    const NetworkCall call = next();
+    const at::Tensor velocity = Velocity(output, call.x, call.t);
     if (!first_.defined()) {
       first_ = velocity;
       predicted_ = EulerStep(x_, velocity, steps_);
@@ -77,7 +84,7 @@ class EulerMaruyamaSampler final : public GridSampler {
     const double t = Time();
     const bool last = step_ + 1 == steps_;
     const double length = last ? LastLength() : Length();
-    const at::Tensor drift = Velocity(output).mul(1 + t).sub(x_);
+    const at::Tensor drift = Velocity(output, x_, t).mul(1 + t).sub(x_);
     x_ = x_.add(drift, length);
     if (!last) x_ = x_.add(step_noise_(step_), std::sqrt(2 * (1 - t) * length));
     ++step_;

@@ -37,6 +37,9 @@ class Sampler {
   virtual void Feed(const at::Tensor& output) = 0;
   // After the last whole step, [B, C, H, W]; the result when done.
   virtual const at::Tensor& x() const = 0;
+  // The data that the network expects at the end of the way, by its last answer; x() before the
+  // first. For previews.
+  virtual at::Tensor expected() const = 0;
   virtual int64_t steps_done() const = 0;
   // Share of the way, 1 when done.
   virtual double progress() const = 0;

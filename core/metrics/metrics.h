@@ -16,6 +16,7 @@
 namespace diffmoe::v1 {
 class LayerStats;
 class Progress;
+class TrainingSpec;
 }  // namespace diffmoe::v1
 
 namespace diffmoe::metrics {
@@ -26,7 +27,8 @@ class TrainMetrics {
   explicit TrainMetrics(Registry& registry);
   // A report of rank 0. Samples are counted from one report to the next; a step that goes back
   // (restart) counts nothing.
-  void Update(const std::string& job_id, const v1::Progress& progress, int64_t global_batch);
+  void Update(const std::string& job_id, const v1::Progress& progress,
+              const v1::TrainingSpec& spec);
   // All series of the job go away. Call it when its group has ended.
   void Remove(const std::string& job_id);
 
@@ -35,7 +37,7 @@ class TrainMetrics {
   GaugeSeries loss_, predictor_loss_, balance_loss_, grad_norm_, learning_rate_, step_,
       planned_steps_, step_duration_;
   CounterSeries samples_;
-  GaugeSeries samples_per_second_, bad_files_;
+  GaugeSeries samples_per_second_, bad_files_, checkpoint_interval_, target_capacity_;
   GaugeSeries capacity_, expert_load_, dead_experts_, threshold_, predictor_accuracy_,
       zero_expert_tokens_, gate_entropy_, exchange_bytes_, exchange_calls_, exchange_rows_;
   std::mutex mutex_;

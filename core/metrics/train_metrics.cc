@@ -4,6 +4,7 @@
 
 #include "core/metrics/metrics.h"
 #include "diffmoe/v1/training_job.pb.h"
+#include "diffmoe/v1/training_spec.pb.h"
 
 namespace diffmoe::metrics {
 
@@ -19,6 +20,8 @@ TrainMetrics::TrainMetrics(Registry& registry)
       samples_(registry.get(), kTrainSamples),
       samples_per_second_(registry.get(), kTrainSamplesPerSecond),
       bad_files_(registry.get(), kTrainBadFiles),
+      checkpoint_interval_(registry.get(), kTrainCheckpointInterval),
+      target_capacity_(registry.get(), kTrainTargetCapacity),
       capacity_(registry.get(), kMoeCapacity),
       expert_load_(registry.get(), kMoeExpertLoad),
       dead_experts_(registry.get(), kMoeDeadExperts),
@@ -31,7 +34,7 @@ TrainMetrics::TrainMetrics(Registry& registry)
       exchange_rows_(registry.get(), kMoeExchangeRows) {}
 
 void TrainMetrics::Update(const std::string& job_id, const v1::Progress& progress,
-                          int64_t global_batch) {
+                          const v1::TrainingSpec& spec) {
   loss_.Set({job_id}, progress.loss());
   predictor_loss_.Set({job_id}, progress.predictor_loss());
   balance_loss_.Set({job_id}, progress.balance_loss());
@@ -41,6 +44,11 @@ void TrainMetrics::Update(const std::string& job_id, const v1::Progress& progres
   planned_steps_.Set({job_id}, static_cast<double>(progress.total_steps()));
   samples_per_second_.Set({job_id}, progress.images_per_second());
   bad_files_.Set({job_id}, static_cast<double>(progress.bad_files()));
+  checkpoint_interval_.Set({job_id}, static_cast<double>(spec.checkpoint().every_steps()));
+  if (!progress.layers().empty()) {
+    const bool by_tokens = spec.model().family() == v1::FAMILY_TOKEN_CHOICE;
+    target_capacity_.Set({job_id}, by_tokens ? spec.model().top_k() : spec.model().capacity());
+  }
   if (progress.has_phases()) {
     const v1::StepPhases& phases = progress.phases();
     step_duration_.Set({job_id, "data"}, phases.data());
@@ -59,7 +67,7 @@ void TrainMetrics::Update(const std::string& job_id, const v1::Progress& progres
     if (!first) steps = std::max<int64_t>(0, progress.step() - entry->second);
     entry->second = progress.step();
   }
-  samples_.Add({job_id}, static_cast<double>(steps * global_batch));
+  samples_.Add({job_id}, static_cast<double>(steps * spec.train().global_batch()));
 }
 
 void TrainMetrics::UpdateLayer(const std::string& job_id, const v1::LayerStats& layer) {
@@ -89,12 +97,28 @@ void TrainMetrics::UpdateLayer(const std::string& job_id, const v1::LayerStats& 
 }
 
 void TrainMetrics::Remove(const std::string& job_id) {
-  for (GaugeSeries* gauges :
-       {&loss_,           &predictor_loss_,     &grad_norm_,          &learning_rate_,
-        &step_,           &planned_steps_,      &step_duration_,      &samples_per_second_,
-        &bad_files_,      &capacity_,           &expert_load_,        &dead_experts_,
-        &threshold_,      &predictor_accuracy_, &zero_expert_tokens_, &gate_entropy_,
-        &exchange_bytes_, &exchange_calls_,     &exchange_rows_,      &balance_loss_}) {
+  for (GaugeSeries* gauges : {&loss_,
+                              &predictor_loss_,
+                              &grad_norm_,
+                              &learning_rate_,
+                              &step_,
+                              &planned_steps_,
+                              &step_duration_,
+                              &samples_per_second_,
+                              &bad_files_,
+                              &capacity_,
+                              &expert_load_,
+                              &dead_experts_,
+                              &threshold_,
+                              &predictor_accuracy_,
+                              &zero_expert_tokens_,
+                              &gate_entropy_,
+                              &exchange_bytes_,
+                              &exchange_calls_,
+                              &exchange_rows_,
+                              &balance_loss_,
+                              &checkpoint_interval_,
+                              &target_capacity_}) {
     gauges->RemoveFirst(job_id);
   }
   samples_.RemoveFirst(job_id);

@@ -10,18 +10,29 @@ namespace diffmoe {
 namespace {
 
 at::Tensor Apply(const LinearLayer& layer, const at::Tensor& x) {
-  return at::linear(x, layer.weight, layer.bias);
+  if (layer.packed) return layer.packed->Apply(x);
+  return layer.bias.defined() ? at::linear(x, layer.weight, layer.bias)
+                              : at::linear(x, layer.weight);
 }
 
 at::Tensor FeedForwardHalf(const DitBlock& block, const at::Tensor& x) {
   if (block.activation == Activation::kSwiglu) {
-    const at::Tensor active = at::silu(at::linear(x, block.gate)).mul(at::linear(x, block.up));
-    return at::linear(active, block.down);
+    const at::Tensor active = at::silu(Apply(block.gate, x)).mul(Apply(block.up, x));
+    return Apply(block.down, active);
   }
   return Apply(block.fc2, Gelu(Apply(block.fc1, x)));
 }
 
 }  // namespace
+
+std::vector<LinearLayer*> LinearLayersOf(DitBlock& block) {
+  std::vector<LinearLayer*> layers;
+  for (LinearLayer* layer : {&block.qkv, &block.proj, &block.modulation, &block.fc1, &block.fc2,
+                             &block.gate, &block.up, &block.down}) {
+    if (layer->weight.defined()) layers.push_back(layer);
+  }
+  return layers;
+}
 
 at::Tensor Attend(const DitBlock& block, const at::Tensor& x) {
   return Apply(block.proj, SelfAttention(Apply(block.qkv, x), block.heads));
@@ -51,7 +62,9 @@ at::Tensor EmbedTime(const LinearLayer& in, const LinearLayer& out, const at::Te
 }
 
 at::Tensor EmbedPatches(const LinearLayer& patch, const at::Tensor& images) {
-  return at::linear(Patchify(images, patch.weight.size(-1)), patch.weight.flatten(1), patch.bias);
+  const at::Tensor rows = Patchify(images, patch.weight.size(-1));
+  if (patch.packed) return patch.packed->Apply(rows);
+  return at::linear(rows, patch.weight.flatten(1), patch.bias);
 }
 
 }  // namespace diffmoe

@@ -5,23 +5,33 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
+#include <vector>
 
+#include "core/kernels/packed_linear.h"
 #include "core/spec/training_config.h"
 
 namespace diffmoe {
 
 struct LinearLayer {
-  at::Tensor weight, bias;  // [out, in], [out]
+  at::Tensor weight, bias;  // [out, in], [out]; bias may be undefined
+  // Inference only: used instead when set.
+  std::shared_ptr<const PackedLinear> packed = nullptr;
+
+  void Pack() { packed = std::make_shared<PackedLinear>(weight, bias); }
 };
 
 struct DitBlock {
   LinearLayer qkv, proj, modulation;
   // The feed-forward half; empty in a MoE block.
-  LinearLayer fc1, fc2;       // GELU
-  at::Tensor gate, up, down;  // SwiGLU
+  LinearLayer fc1, fc2;        // GELU
+  LinearLayer gate, up, down;  // SwiGLU
   Activation activation = Activation::kGelu;
   int64_t heads = 1;  // each of qkv.out / 3 / heads features
 };
+
+// The layers that the block has.
+std::vector<LinearLayer*> LinearLayersOf(DitBlock& block);
 
 // x: [b, S, D] -> [b, S, D].
 at::Tensor Attend(const DitBlock& block, const at::Tensor& x);

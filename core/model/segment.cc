@@ -34,9 +34,9 @@ Segments::Segments(const ModelConfig& model, const Parameters& parameters) : mod
     if (model.IsMoeBlock(i)) {
       moe_blocks_.push_back(i);
     } else if (model.activation == Activation::kSwiglu) {
-      block.gate = parameters.at(prefix + "mlp.gate_proj.weight");
-      block.up = parameters.at(prefix + "mlp.up_proj.weight");
-      block.down = parameters.at(prefix + "mlp.down_proj.weight");
+      block.gate.weight = parameters.at(prefix + "mlp.gate_proj.weight");
+      block.up.weight = parameters.at(prefix + "mlp.up_proj.weight");
+      block.down.weight = parameters.at(prefix + "mlp.down_proj.weight");
     } else {
       block.fc1 = linear(prefix + "mlp.fc1");
       block.fc2 = linear(prefix + "mlp.fc2");
@@ -66,8 +66,22 @@ void Segments::AssignParameters(const Parameters& parameters) {
   }
 }
 
+void Segments::Pack() {
+  patch_.packed = std::make_shared<PackedLinear>(patch_.weight.flatten(1), patch_.bias);
+  for (LinearLayer* layer : {&time_in_, &time_out_, &final_modulation_, &final_}) layer->Pack();
+  for (DitBlock& block : blocks_) {
+    for (LinearLayer* layer : LinearLayersOf(block)) layer->Pack();
+  }
+}
+
+at::Tensor Segments::PositionsOf(int64_t side) const {
+  if (side == model_.image_size / model_.patch_size) return positions_;
+  return PositionTable(side, model_.width).to(at::kFloat).to(positions_.scalar_type());
+}
+
 at::Tensor Segments::Embed(const UnitInput& input, at::Tensor* conditioning) const {
-  const at::Tensor x = EmbedPatches(patch_, input.images).add(positions_);
+  const at::Tensor x = EmbedPatches(patch_, input.images)
+                           .add(PositionsOf(input.images.size(-1) / model_.patch_size));
   const at::Tensor time = EmbedTime(time_in_, time_out_, input.sinusoid.to(x.scalar_type()));
   *conditioning = at::silu(time.add(at::embedding(label_table_, input.labels)));
   return x;

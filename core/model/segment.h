@@ -40,6 +40,10 @@ class Segments {
   // they are now (call Parameters::RequireGradients first when training).
   Segments(const ModelConfig& model, const Parameters& parameters);
 
+  // Inference: from now on the layers use packed weights (core/kernels/packed_linear.h), a copy of
+  // those of now.
+  void Pack();
+
   int64_t count() const { return static_cast<int64_t>(moe_blocks_.size()) + 1; }
   // Index of the block that holds the i-th MoE layer.
   int64_t moe_block(int64_t i) const { return moe_blocks_[static_cast<size_t>(i)]; }
@@ -66,6 +70,8 @@ class Segments {
 
  private:
   at::Tensor Embed(const UnitInput& input, at::Tensor* conditioning) const;
+  // [side * side, D]; sides other than the model's extend its grid of positions.
+  at::Tensor PositionsOf(int64_t side) const;
   SegmentState UntilMoe(int64_t first_block, at::Tensor x, const at::Tensor& conditioning) const;
   at::Tensor Output(const at::Tensor& x, const at::Tensor& conditioning) const;
   void AssignParameters(const Parameters& parameters);

@@ -74,6 +74,27 @@ at::Tensor ChooseByThreshold(const at::Tensor& score, const at::Tensor& threshol
   return mask;
 }
 
+at::Tensor ChooseBySample(const at::Tensor& gate, const at::Tensor& score,
+                          const at::Tensor& thresholds, const at::Tensor& by_gate,
+                          int64_t sample_tokens) {
+  const int64_t experts = gate.size(1), samples = gate.size(0) / sample_tokens;
+  const uint8_t* gates = by_gate.defined() ? by_gate.const_data_ptr<uint8_t>() : nullptr;
+  at::Tensor mask = NoChoice(gate);
+  uint8_t* taken = mask.mutable_data_ptr<uint8_t>();
+  AT_DISPATCH_FLOATING_TYPES(gate.scalar_type(), "choose_by_sample", [&] {
+    for (int64_t s = 0; s < samples; ++s) {
+      const at::Tensor& source = gates != nullptr && gates[s] != 0 ? gate : score;
+      const scalar_t* scores = source.const_data_ptr<scalar_t>();
+      const scalar_t* taus = thresholds.const_data_ptr<scalar_t>() + s * experts;
+      const int64_t begin = s * sample_tokens * experts;
+      for (int64_t i = 0; i < sample_tokens * experts; ++i) {
+        taken[begin + i] = scores[begin + i] > taus[i % experts] ? 1 : 0;
+      }
+    }
+  });
+  return mask;
+}
+
 at::Tensor ChooseByCount(const at::Tensor& gate, const at::Tensor& score,
                          const at::Tensor& threshold) {
   const int64_t tokens = gate.size(0), experts = gate.size(1);

@@ -28,6 +28,13 @@ PoolChoice ChooseByExperts(const at::Tensor& gate, const at::Tensor& score, int6
 // Per token: expert e iff score > threshold[e]. threshold: [E] of the dtype of `score`.
 at::Tensor ChooseByThreshold(const at::Tensor& score, const at::Tensor& threshold);
 
+// The same with a threshold row per sample: token t belongs to sample t / sample_tokens and is
+// compared with thresholds[sample]; samples with by_gate[sample] = 1 compare `gate` instead of
+// `score`. thresholds: [b, E] of the dtype of the scores; by_gate: [b] uint8 or undefined for 0.
+at::Tensor ChooseBySample(const at::Tensor& gate, const at::Tensor& score,
+                          const at::Tensor& thresholds, const at::Tensor& by_gate,
+                          int64_t sample_tokens);
+
 // The published batch rule: expert e takes as many tokens as have score > threshold[e], those with
 // the largest gate value. Batch mates matter.
 at::Tensor ChooseByCount(const at::Tensor& gate, const at::Tensor& score,

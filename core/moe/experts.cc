@@ -29,6 +29,20 @@ at::Tensor Experts::Forward(const at::Tensor& input, const std::vector<int64_t>&
   return output;
 }
 
+void Experts::Pack() {
+  for (FeedForward& expert : experts_) expert.Pack();
+}
+
+at::Tensor Experts::Infer(const at::Tensor& input, const std::vector<int64_t>& rows) const {
+  at::Tensor output = at::empty_like(input);
+  int64_t begin = 0;
+  for (size_t i = 0; i < experts_.size(); begin += rows[i], ++i) {
+    if (rows[i] == 0) continue;
+    experts_[i].Infer(input.narrow(0, begin, rows[i]), output.narrow(0, begin, rows[i]));
+  }
+  return output;
+}
+
 at::Tensor Experts::Backward(const at::Tensor& grad, const std::vector<int64_t>& rows,
                              const Saved& saved, const Parameters& gradients) const {
   at::Tensor dinput = at::empty_like(saved.input);

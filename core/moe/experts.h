@@ -24,9 +24,13 @@ class Experts {
     FeedForward::Saved networks;
   };
 
-  // input: [sum(rows), D], rows of expert after expert -> [sum(rows), D]. `saved` may be null at
-  // inference.
+  // input: [sum(rows), D], rows of expert after expert -> [sum(rows), D].
   at::Tensor Forward(const at::Tensor& input, const std::vector<int64_t>& rows, Saved* saved) const;
+
+  // Inference: from now on Infer uses packed weights, a copy of those of now.
+  void Pack();
+  // As Forward, keeps nothing.
+  at::Tensor Infer(const at::Tensor& input, const std::vector<int64_t>& rows) const;
 
   // Gradient of the input; weight gradients are written (not added) into `gradients`, which has the
   // layout of the parameters.

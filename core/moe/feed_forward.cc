@@ -9,6 +9,7 @@
 #include <ATen/ops/sum.h>
 
 #include "core/kernels/gelu.h"
+#include "core/kernels/row_functions.h"
 
 namespace diffmoe {
 namespace {
@@ -63,6 +64,26 @@ void FeedForward::Forward(const at::Tensor& x, const Saved& saved, at::Tensor y)
   at::silu_out(active, hidden);
   active.mul_(up);
   at::mm_out(y, active, weights_[2].t());
+}
+
+void FeedForward::Pack() {
+  packed_.clear();
+  const bool gelu = activation_ == Activation::kGelu;
+  for (size_t i = 0; i < weights_.size(); i += gelu ? 2 : 1) {
+    packed_.emplace_back(weights_[i], gelu ? weights_[i + 1] : at::Tensor());
+  }
+}
+
+void FeedForward::Infer(const at::Tensor& x, at::Tensor y) const {
+  if (packed_.empty()) return Forward(x, Allocate(x), y);
+  at::Tensor hidden = packed_[0].Apply(x);
+  if (activation_ == Activation::kGelu) {
+    GeluTanh(hidden, hidden);
+    return packed_[1].Apply(hidden, y);
+  }
+  SiluInPlace(hidden);
+  hidden.mul_(packed_[1].Apply(x));
+  packed_[2].Apply(hidden, y);
 }
 
 void FeedForward::Backward(const at::Tensor& dy, const at::Tensor& x, const Saved& saved,

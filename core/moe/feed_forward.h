@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/kernels/packed_linear.h"
 #include "core/model/parameters.h"
 #include "core/spec/training_config.h"
 
@@ -38,13 +39,19 @@ class FeedForward {
   void Backward(const at::Tensor& dy, const at::Tensor& x, const Saved& saved, at::Tensor dx,
                 const std::vector<at::Tensor>& gradients) const;
 
+  // Inference: from now on Infer uses packed weights, a copy of those of now.
+  void Pack();
+  // x: [n, D] -> y: [n, D], keeps nothing. n may be 0.
+  void Infer(const at::Tensor& x, at::Tensor y) const;
+
   const std::vector<std::string>& weight_names() const { return names_; }
   const std::vector<at::Tensor>& weights() const { return weights_; }
 
  private:
   Activation activation_;
-  std::vector<std::string> names_;   // full names
-  std::vector<at::Tensor> weights_;  // gelu: fc1 w, b, fc2 w, b; swiglu: gate, up, down
+  std::vector<std::string> names_;    // full names
+  std::vector<at::Tensor> weights_;   // gelu: fc1 w, b, fc2 w, b; swiglu: gate, up, down
+  std::vector<PackedLinear> packed_;  // gelu: fc1, fc2; swiglu: gate, up, down
 };
 
 }  // namespace diffmoe

@@ -200,19 +200,55 @@ at::Tensor MoeLayer::InferenceMask(const RouterOutput& router) const {
   return ChooseByThreshold(router.score, threshold_);
 }
 
-at::Tensor MoeLayer::Infer(const at::Tensor& x, int64_t unit_tokens, int64_t* used) const {
-  const RouterOutput router = router_.Forward(x.to(threshold_.scalar_type()), unit_tokens);
-  const ChosenRows chosen = IndexRows(InferenceMask(router));
+at::Tensor MoeLayer::Apply(const at::Tensor& x, const at::Tensor& mask, const at::Tensor& gate,
+                           int64_t* used) const {
+  const ChosenRows chosen = IndexRows(mask);
   *used += chosen.ids.size(0);
   const at::Tensor outputs =
-      experts_.Forward(GatherRows(x, chosen.ids), chosen.counts, nullptr).to(router.gate.dtype());
-  at::Tensor y = CombineRows(outputs, chosen.rows, router.gate).to(x.scalar_type());
+      experts_.Infer(GatherRows(x, chosen.ids), chosen.counts).to(gate.dtype());
+  at::Tensor y = CombineRows(outputs, chosen.rows, gate).to(x.scalar_type());
   if (shared_.has_value()) {
     at::Tensor shared_y = at::empty_like(x);
-    shared_->Forward(x, shared_->Allocate(x), shared_y);
+    shared_->Infer(x, shared_y);
     y.add_(shared_y);
   }
   return y;
+}
+
+at::Tensor MoeLayer::Infer(const at::Tensor& x, int64_t unit_tokens, int64_t* used) const {
+  const RouterOutput router = router_.Forward(x.to(threshold_.scalar_type()), unit_tokens);
+  return Apply(x, InferenceMask(router), router.gate, used);
+}
+
+void MoeLayer::Pack() {
+  router_.Pack();
+  experts_.Pack();
+  if (shared_.has_value()) shared_->Pack();
+}
+
+RouterOutput MoeLayer::Route(const at::Tensor& x) const {
+  return router_.Infer(x.to(threshold_.scalar_type()));
+}
+
+at::Tensor MoeLayer::SampleMask(const RouterOutput& router, int64_t sample_tokens,
+                                const at::Tensor& thresholds, const at::Tensor& by_gate) const {
+  if (model_.family == Family::kTokenChoice) return ChooseByTokens(router.gate, model_.top_k);
+  if (model_.family == Family::kExpertChoice) {
+    return ChooseByExperts(router.gate, {}, sample_tokens, Capacities(sample_tokens)).mask;
+  }
+  if (!thresholds.defined()) return ChooseByThreshold(router.score, threshold_);
+  return ChooseBySample(router.gate, router.score, thresholds.to(router.gate.scalar_type()),
+                        by_gate, sample_tokens);
+}
+
+MoeLayer::Inferred MoeLayer::InferSamples(const at::Tensor& x, const RouterOutput& router,
+                                          int64_t sample_tokens, const at::Tensor& thresholds,
+                                          const at::Tensor& by_gate) const {
+  Inferred out;
+  out.mask = SampleMask(router, sample_tokens, thresholds, by_gate);
+  int64_t used = 0;
+  out.y = Apply(x, out.mask, router.gate, &used);
+  return out;
 }
 
 }  // namespace diffmoe

@@ -84,6 +84,20 @@ class MoeLayer {
   // over the batch. x: [n, D] -> [n, D]; adds the number of (token, expert) pairs used to *used.
   at::Tensor Infer(const at::Tensor& x, int64_t unit_tokens, int64_t* used) const;
 
+  // Inference in two halves, for samples that share a call. From Pack on, products use packed
+  // weights, a copy of those of now, and a row's bits depend on that row alone.
+  void Pack();
+  // x: [b * sample_tokens, D], samples one after the other.
+  RouterOutput Route(const at::Tensor& x) const;
+  // `thresholds`: [b, E], undefined for the layer's own; `by_gate`: see ChooseBySample. Families
+  // without predictor take neither. Returns y [b * sample_tokens, D] and the mask.
+  struct Inferred {
+    at::Tensor y;
+    at::Tensor mask;  // [b * sample_tokens, E] uint8
+  };
+  Inferred InferSamples(const at::Tensor& x, const RouterOutput& router, int64_t sample_tokens,
+                        const at::Tensor& thresholds, const at::Tensor& by_gate) const;
+
   // Parameters whose gradients come per unit.
   const std::vector<ParameterPlace>& unit_places() const { return unit_places_; }
 
@@ -105,6 +119,11 @@ class MoeLayer {
  private:
   Selection Select(const RouterOutput& router) const;
   at::Tensor InferenceMask(const RouterOutput& router) const;
+  at::Tensor SampleMask(const RouterOutput& router, int64_t sample_tokens,
+                        const at::Tensor& thresholds, const at::Tensor& by_gate) const;
+  // Experts, and the shared expert, of the chosen tokens.
+  at::Tensor Apply(const at::Tensor& x, const at::Tensor& mask, const at::Tensor& gate,
+                   int64_t* used) const;
   // Everything after the selection.
   at::Tensor Compute(Saved& saved) const;
   void CollectStats(const Saved& saved, MoeStepStats* stats) const;

@@ -10,6 +10,7 @@
 #include <ATen/ops/softmax.h>
 
 #include "core/base/planted_faults.h"
+#include "core/kernels/row_functions.h"
 
 namespace diffmoe {
 
@@ -50,6 +51,26 @@ RouterOutput Router::Forward(const at::Tensor& x, int64_t unit_tokens) const {
     at::addmm_out(logits, out_bias_, active, out_weight_.t());
     at::sigmoid_out(score, logits);
   }
+  return out;
+}
+
+void Router::Pack() {
+  packed_gate_.emplace(gate_weight_, at::Tensor());
+  if (!has_predictor_) return;
+  packed_in_.emplace(in_weight_, in_bias_);
+  packed_out_.emplace(out_weight_, out_bias_);
+}
+
+RouterOutput Router::Infer(const at::Tensor& x) const {
+  if (!packed_gate_) return Forward(x, x.size(0));
+  RouterOutput out;
+  out.gate = packed_gate_->Apply(x);
+  SoftmaxRowsInPlace(out.gate);
+  if (!has_predictor_) return out;
+  at::Tensor hidden = packed_in_->Apply(x);
+  SiluInPlace(hidden);
+  out.score = packed_out_->Apply(hidden);
+  SigmoidInPlace(out.score);
   return out;
 }
 

@@ -6,9 +6,11 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "core/kernels/packed_linear.h"
 #include "core/model/parameters.h"
 
 namespace diffmoe {
@@ -27,6 +29,12 @@ class Router {
   // x: [n, D] in units of `unit_tokens` rows.
   RouterOutput Forward(const at::Tensor& x, int64_t unit_tokens) const;
 
+  // Inference: from now on Infer uses packed weights, a copy of those of now.
+  void Pack();
+  // x: [n, D] fp32 or fp64. Only gate and score are set; in one call, so that bits depend on the
+  // number of rows unless packed.
+  RouterOutput Infer(const at::Tensor& x) const;
+
   // dgate: [n, E] gradient of the gate's probabilities; dlogits: [n, E] gradient of the predictor's
   // logits. Returns dx [n, D] of the gate; the predictor works on detached tokens, so its gradient
   // ends in its own weights. Appends per unit the gradients in the order of weight_names().
@@ -40,6 +48,7 @@ class Router {
   bool has_predictor_;
   std::vector<std::string> names_;
   at::Tensor gate_weight_, in_weight_, in_bias_, out_weight_, out_bias_;
+  std::optional<PackedLinear> packed_gate_, packed_in_, packed_out_;
 };
 
 }  // namespace diffmoe

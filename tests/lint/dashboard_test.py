@@ -31,6 +31,11 @@ class DashboardTest(unittest.TestCase):
                     base = re.sub(r"_(bucket|sum|count)$", "", name)
                     self.assertTrue(name in self.metrics or base in self.metrics, f"{panel['title']}: no metric {name}")
 
+    def test_the_catalogue_lists_every_family_once(self):
+        text = read("core/metrics/catalogue.h")
+        declared = re.findall(r"inline constexpr Definition (k\w+)\{", text)
+        self.assertEqual(declared, re.findall(r"&(k\w+),", text))
+
     def test_every_panel_states_unit_and_meaning(self):
         self.assertGreater(len(self.panels), 20)
         for panel in self.panels:

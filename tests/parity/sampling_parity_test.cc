@@ -36,7 +36,12 @@ struct Trajectory {
   std::vector<NetworkCall> calls;
 };
 
-class SamplingParity : public testing::TestWithParam<Family> {
+struct Row {
+  Family family;
+  bool packed;  // by the weights' packed layout
+};
+
+class SamplingParity : public testing::TestWithParam<Row> {
  protected:
   SamplingParity() {
     const Fixture weights("model_" + Name() + "_weights");
@@ -50,9 +55,10 @@ class SamplingParity : public testing::TestWithParam<Family> {
       thresholds.emplace_back(tau.data_ptr<float>(), tau.data_ptr<float>() + tau.numel());
     }
     denoiser_.SetThresholds(thresholds);
+    if (GetParam().packed) denoiser_.Pack();
   }
 
-  static std::string Name() { return GetParam() == Family::kDense ? "dense" : "diffmoe"; }
+  static std::string Name() { return GetParam().family == Family::kDense ? "dense" : "diffmoe"; }
   static MoeOptions Published() {
     MoeOptions options;
     options.inference_rule = InferenceRule::kBatchTopK;
@@ -98,7 +104,7 @@ class SamplingParity : public testing::TestWithParam<Family> {
   }
 
   const Fixture golden_{"sampling_" + Name()};
-  Denoiser denoiser_{TinyModel(GetParam()), at::kFloat, Published()};
+  Denoiser denoiser_{TinyModel(GetParam().family), at::kFloat, Published()};
 };
 
 TEST_P(SamplingParity, Euler) {
@@ -152,9 +158,13 @@ TEST_P(SamplingParity, Ddim) {
               1e-5 * golden_.at("ddim10.out.x").abs().max().item<double>());
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, SamplingParity, testing::Values(Family::kDense, Family::kDiffMoe),
+INSTANTIATE_TEST_SUITE_P(Models, SamplingParity,
+                         testing::Values(Row{Family::kDense, false}, Row{Family::kDense, true},
+                                         Row{Family::kDiffMoe, false}, Row{Family::kDiffMoe, true}),
                          [](const auto& row) {
-                           return row.param == Family::kDense ? "dense" : "diffmoe";
+                           return std::string(row.param.family == Family::kDense ? "dense"
+                                                                                 : "diffmoe") +
+                                  (row.param.packed ? "_packed" : "");
                          });
 
 }  // namespace

@@ -150,7 +150,7 @@ class EventRelay final : public RankEvents {
 
   void RankReported(const pb::StartRank& start, pb::RankReport report) override {
     if (report.has_progress() && start.role() != pb::ROLE_SAMPLE) {
-      series_->Update(start.group().id(), report.progress(), start.spec().train().global_batch());
+      series_->Update(start.group().id(), report.progress(), start.spec());
     }
     outbox_->AddReport(std::move(report));
   }

@@ -21,10 +21,11 @@ class JobSeries {
   JobSeries(metrics::TrainMetrics* metrics, const Clock* clock, absl::Duration keep)
       : metrics_(metrics), clock_(clock), keep_ms_(absl::ToInt64Milliseconds(keep)) {}
 
-  void Update(const std::string& job_id, const v1::Progress& progress, int64_t global_batch) {
+  void Update(const std::string& job_id, const v1::Progress& progress,
+              const v1::TrainingSpec& spec) {
     absl::MutexLock lock(&mutex_);
     remove_at_ms_.erase(job_id);
-    metrics_->Update(job_id, progress, global_batch);
+    metrics_->Update(job_id, progress, spec);
   }
 
   void GroupEnded(const std::string& job_id) {

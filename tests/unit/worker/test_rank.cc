@@ -215,7 +215,7 @@ absl::Status ServeOne(RankLink& link, const SampleWork& work) {
       }
     }
   }
-  RETURN_IF_ERROR(link.PushSampleUpdate(id, SampleProgressUpdate{1, work.steps}));
+  RETURN_IF_ERROR(link.PushSampleUpdate(id, SampleProgressUpdate{1, work.steps, 0}));
   for (size_t i = 0; i < work.classes.size(); ++i) {
     SampleImage image;
     image.index = static_cast<int>(i);
@@ -223,10 +223,13 @@ absl::Status ServeOne(RankLink& link, const SampleWork& work) {
     image.height = image.width = 512;
     image.channels = 3;
     image.pixels = Pattern(512 * 512 * 3, static_cast<unsigned>(work.seed + i));
-    RETURN_IF_ERROR(link.PushSampleUpdate(id, std::move(image)));
+    RETURN_IF_ERROR(link.PushSampleUpdate(id, EncodedImage{std::move(image)}));
   }
-  return link.PushSampleUpdate(
-      id, SampleFinished{.capacity = {1, 2}, .seconds = 0.5, .thresholds_hash = "ab"});
+  SampleFinished finished;
+  finished.capacity = {1, 2};
+  finished.seconds = 0.5;
+  finished.thresholds_hash = "ab";
+  return link.PushSampleUpdate(id, std::move(finished));
 }
 
 absl::Status Serve(RankLink& link) {

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <limits>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -10,13 +12,24 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "core/metrics/reference.h"
 #include "diffmoe/v1/training_job.pb.h"
+#include "diffmoe/v1/training_spec.pb.h"
 #include "tests/support/http.h"
 #include "tests/support/process.h"
 #include "tests/support/temp_dir.h"
 
 namespace diffmoe::metrics {
 namespace {
+
+v1::TrainingSpec SpecOf(int64_t global_batch) {
+  v1::TrainingSpec spec;
+  spec.mutable_train()->set_global_batch(global_batch);
+  spec.mutable_checkpoint()->set_every_steps(50);
+  spec.mutable_model()->set_capacity(1);
+  return spec;
+}
 
 v1::Progress SomeProgress(int64_t step) {
   v1::Progress progress;
@@ -52,7 +65,7 @@ struct Everything {
         rpc(registry),
         store(registry),
         worker(registry) {
-    train.Update("fashion-1", SomeProgress(10), 32);
+    train.Update("fashion-1", SomeProgress(10), SpecOf(32));
     cluster.SetJobs("QUEUED", 2);
     cluster.CountRestart("signal");
     cluster.SetWorkers(1, 0);
@@ -109,6 +122,25 @@ class MetricsTest : public ::testing::Test {
   Registry registry_{"metrics-test", "1.2.3"};
 };
 
+TEST_F(MetricsTest, CataloguePageAndScrapeHoldTheSameFamilies) {
+  const Everything everything(registry_);
+  std::set<std::string> catalogue, page, scrape;
+  for (const Definition* definition : kAll) catalogue.insert(definition->name);
+  const std::string text = test::ReadFile(DIFFMOE_SOURCE_DIR "/docs/metrics.md");
+  EXPECT_EQ(text, Reference()) << "run: build/release/bin/metrics_reference > docs/metrics.md";
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    const std::vector<std::string> cells = absl::StrSplit(line, '`');
+    if (absl::StartsWith(line, "| `")) page.insert(cells[1]);
+  }
+  for (const absl::string_view line : absl::StrSplit(registry_.Text(), '\n')) {
+    const std::vector<std::string> words = absl::StrSplit(line, ' ');
+    if (words[0] == "#" && words[1] == "TYPE") scrape.insert(words[2]);
+  }
+  EXPECT_EQ(catalogue, page);
+  EXPECT_EQ(catalogue, scrape);
+  EXPECT_EQ(catalogue.size(), std::size(kAll));
+}
+
 TEST_F(MetricsTest, TheEndpointPassesPromtool) {
   const Everything everything(registry_);
   auto server = MetricsServer::Start("127.0.0.1:0", registry_);
@@ -132,7 +164,7 @@ TEST_F(MetricsTest, TheEndpointPassesPromtool) {
 
 TEST_F(MetricsTest, ProgressBecomesSeries) {
   TrainMetrics train(registry_);
-  train.Update("j", SomeProgress(10), 32);
+  train.Update("j", SomeProgress(10), SpecOf(32));
   EXPECT_EQ(Value("diffmoe_train_loss{job_id=\"j\"}"), "0.25");
   EXPECT_EQ(Value("diffmoe_train_step{job_id=\"j\"}"), "10");
   EXPECT_EQ(Value("diffmoe_train_step_duration_seconds{job_id=\"j\",phase=\"forward\"}"), "0.125");
@@ -146,25 +178,25 @@ TEST_F(MetricsTest, ProgressBecomesSeries) {
 TEST_F(MetricsTest, SamplesAreCountedFromReportToReport) {
   TrainMetrics train(registry_);
   const std::string series = "diffmoe_train_samples_total{job_id=\"j\"}";
-  train.Update("j", SomeProgress(10), 32);
+  train.Update("j", SomeProgress(10), SpecOf(32));
   EXPECT_EQ(Value(series), "0");
-  train.Update("j", SomeProgress(15), 32);
+  train.Update("j", SomeProgress(15), SpecOf(32));
   EXPECT_EQ(Value(series), "160");
-  train.Update("j", SomeProgress(12), 32);  // restarted from a checkpoint
+  train.Update("j", SomeProgress(12), SpecOf(32));  // restarted from a checkpoint
   EXPECT_EQ(Value(series), "160");
-  train.Update("j", SomeProgress(13), 32);
+  train.Update("j", SomeProgress(13), SpecOf(32));
   EXPECT_EQ(Value(series), "192");
 }
 
 TEST_F(MetricsTest, SeriesOfAnEndedJobGoAway) {
   Everything everything(registry_);
-  everything.train.Update("other", SomeProgress(1), 32);
+  everything.train.Update("other", SomeProgress(1), SpecOf(32));
   everything.train.Remove("fashion-1");
   everything.checkpoints.Remove("fashion-1");
   const std::string text = registry_.Text();
   EXPECT_FALSE(absl::StrContains(text, "fashion-1")) << text;
   EXPECT_TRUE(absl::StrContains(text, "diffmoe_train_loss{job_id=\"other\"}"));
-  everything.train.Update("fashion-1", SomeProgress(3), 32);  // it may come back
+  everything.train.Update("fashion-1", SomeProgress(3), SpecOf(32));  // it may come back
   EXPECT_EQ(Value("diffmoe_train_step{job_id=\"fashion-1\"}"), "3");
 }
 
@@ -173,7 +205,7 @@ TEST_F(MetricsTest, OddValuesAndNamesStayReadable) {
   v1::Progress progress = SomeProgress(1);
   progress.set_loss(std::numeric_limits<double>::quiet_NaN());
   progress.set_grad_norm(std::numeric_limits<double>::infinity());
-  train.Update("a\"b\\c\nd\xc3\xa9", progress, 32);
+  train.Update("a\"b\\c\nd\xc3\xa9", progress, SpecOf(32));
   SampleMetrics samples(registry_);
   samples.Ended(SampleOutcome::kOk, 1e9);  // beyond the last bucket
   EXPECT_EQ(Value("diffmoe_sample_latency_seconds_bucket{le=\"+Inf\"}"), "1");
@@ -192,7 +224,7 @@ TEST_F(MetricsTest, SeriesMayBeSetAndRemovedFromManyThreads) {
     threads.emplace_back([&, thread] {
       const std::string job = absl::StrCat("job-", thread % 2);
       for (int64_t step = 0; step < 200; ++step) {
-        train.Update(job, SomeProgress(step), 8);
+        train.Update(job, SomeProgress(step), SpecOf(8));
         if (step % 20 == 19) train.Remove(job);
         if (step % 50 == 0) registry_.Text();
       }

@@ -82,11 +82,11 @@ TEST(JobSeriesTest, SeriesOfAnEndedJobGoAwayLater) {
   const auto shown = [&registry](const std::string& job) {
     return registry.Text().find("diffmoe_train_loss{job_id=\"" + job + "\"}") != std::string::npos;
   };
-  series.Update("ended", progress, 32);
-  series.Update("restarted", progress, 32);
+  series.Update("ended", progress, v1::TrainingSpec());
+  series.Update("restarted", progress, v1::TrainingSpec());
   series.GroupEnded("ended");
   series.GroupEnded("restarted");
-  series.Update("restarted", progress, 32);
+  series.Update("restarted", progress, v1::TrainingSpec());
   clock.now_ms += 5 * 60'000 - 1;
   series.RemoveDue();
   EXPECT_TRUE(shown("ended"));
