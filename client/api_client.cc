@@ -33,6 +33,10 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
+void SetDeadline(absl::Time deadline, grpc::ClientContext* context) {
+  if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
+}
+
 }  // namespace
 
 struct ApiClient::Connection {
@@ -103,149 +107,183 @@ struct ApiClient::Connection {
 ApiClient::ApiClient(EndpointOptions options) : options_(std::move(options)) {}
 ApiClient::~ApiClient() = default;
 
-ApiClient::Connection& ApiClient::connection() {
-  if (connection_ == nullptr) connection_ = std::make_unique<Connection>(FindEndpoint(options_));
-  return *connection_;
+std::shared_ptr<ApiClient::Connection> ApiClient::connection() {
+  absl::MutexLock lock(&mutex_);
+  if (connection_ == nullptr) connection_ = std::make_shared<Connection>(FindEndpoint(options_));
+  return connection_;
 }
 
-void ApiClient::Reconnect() { connection_.reset(); }
+void ApiClient::Reconnect() {
+  absl::MutexLock lock(&mutex_);
+  connection_.reset();
+}
+
+std::shared_ptr<grpc::Channel> ApiClient::channel() { return connection()->channel; }
 
 absl::StatusOr<v1::Job> ApiClient::SubmitJob(const v1::SubmitJobRequest& request) {
-  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::SubmitJob,
-                           request);
+  const auto live = connection();
+  return live->Call(live->jobs.get(), &v1::TrainingJobService::Stub::SubmitJob, request);
 }
 
 absl::StatusOr<v1::Job> ApiClient::GetJob(const v1::GetJobRequest& request) {
-  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::GetJob, request);
+  const auto live = connection();
+  return live->Call(live->jobs.get(), &v1::TrainingJobService::Stub::GetJob, request);
 }
 
 absl::StatusOr<v1::ListJobsResponse> ApiClient::ListJobs(const v1::ListJobsRequest& request) {
-  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::ListJobs,
-                           request);
+  const auto live = connection();
+  return live->Call(live->jobs.get(), &v1::TrainingJobService::Stub::ListJobs, request);
 }
 
 absl::StatusOr<v1::Job> ApiClient::CancelJob(const v1::CancelJobRequest& request) {
-  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::CancelJob,
-                           request);
+  const auto live = connection();
+  return live->Call(live->jobs.get(), &v1::TrainingJobService::Stub::CancelJob, request);
 }
 
 absl::StatusOr<v1::Job> ApiClient::PauseJob(const v1::PauseJobRequest& request) {
-  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::PauseJob,
-                           request);
+  const auto live = connection();
+  return live->Call(live->jobs.get(), &v1::TrainingJobService::Stub::PauseJob, request);
 }
 
 absl::StatusOr<v1::Job> ApiClient::ResumeJob(const v1::ResumeJobRequest& request) {
-  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::ResumeJob,
-                           request);
+  const auto live = connection();
+  return live->Call(live->jobs.get(), &v1::TrainingJobService::Stub::ResumeJob, request);
 }
 
 absl::StatusOr<v1::Job> ApiClient::RetryJob(const v1::RetryJobRequest& request) {
-  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::RetryJob,
-                           request);
+  const auto live = connection();
+  return live->Call(live->jobs.get(), &v1::TrainingJobService::Stub::RetryJob, request);
 }
 
 absl::StatusOr<v1::Job> ApiClient::ForkJob(const v1::ForkJobRequest& request) {
-  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::ForkJob,
-                           request);
+  const auto live = connection();
+  return live->Call(live->jobs.get(), &v1::TrainingJobService::Stub::ForkJob, request);
 }
 
 absl::StatusOr<v1::Job> ApiClient::UpdateJob(const v1::UpdateJobRequest& request) {
-  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::UpdateJob,
-                           request);
+  const auto live = connection();
+  return live->Call(live->jobs.get(), &v1::TrainingJobService::Stub::UpdateJob, request);
 }
 
 absl::StatusOr<v1::ListJobEventsResponse> ApiClient::ListJobEvents(
     const v1::ListJobEventsRequest& request) {
-  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::ListJobEvents,
-                           request);
+  const auto live = connection();
+  return live->Call(live->jobs.get(), &v1::TrainingJobService::Stub::ListJobEvents, request);
 }
 
 absl::StatusOr<v1::ListStepRecordsResponse> ApiClient::ListStepRecords(
     const v1::ListStepRecordsRequest& request) {
-  return connection().Call(connection().jobs.get(), &v1::TrainingJobService::Stub::ListStepRecords,
-                           request);
+  const auto live = connection();
+  return live->Call(live->jobs.get(), &v1::TrainingJobService::Stub::ListStepRecords, request);
 }
 
 absl::StatusOr<v1::ListCheckpointsResponse> ApiClient::ListCheckpoints(
     const v1::ListCheckpointsRequest& request) {
-  return connection().Call(connection().checkpoints.get(),
-                           &v1::CheckpointService::Stub::ListCheckpoints, request);
+  const auto live = connection();
+  return live->Call(live->checkpoints.get(), &v1::CheckpointService::Stub::ListCheckpoints,
+                    request);
 }
 
 absl::StatusOr<v1::Checkpoint> ApiClient::GetCheckpoint(const v1::GetCheckpointRequest& request) {
-  return connection().Call(connection().checkpoints.get(),
-                           &v1::CheckpointService::Stub::GetCheckpoint, request);
+  const auto live = connection();
+  return live->Call(live->checkpoints.get(), &v1::CheckpointService::Stub::GetCheckpoint, request);
 }
 
 absl::StatusOr<v1::Checkpoint> ApiClient::UpdateCheckpoint(
     const v1::UpdateCheckpointRequest& request) {
-  return connection().Call(connection().checkpoints.get(),
-                           &v1::CheckpointService::Stub::UpdateCheckpoint, request);
+  const auto live = connection();
+  return live->Call(live->checkpoints.get(), &v1::CheckpointService::Stub::UpdateCheckpoint,
+                    request);
 }
 
 absl::Status ApiClient::DeleteCheckpoint(const v1::DeleteCheckpointRequest& request) {
-  return connection()
-      .Call(connection().checkpoints.get(), &v1::CheckpointService::Stub::DeleteCheckpoint, request)
+  const auto live = connection();
+  return live
+      ->Call(live->checkpoints.get(), &v1::CheckpointService::Stub::DeleteCheckpoint, request)
       .status();
 }
 
 absl::StatusOr<v1::ListThresholdsResponse> ApiClient::ListThresholds(
     const v1::ListThresholdsRequest& request) {
-  return connection().Call(connection().checkpoints.get(),
-                           &v1::CheckpointService::Stub::ListThresholds, request);
+  const auto live = connection();
+  return live->Call(live->checkpoints.get(), &v1::CheckpointService::Stub::ListThresholds, request);
 }
 
 absl::StatusOr<v1::ListWorkersResponse> ApiClient::ListWorkers(
     const v1::ListWorkersRequest& request) {
-  return connection().Call(connection().cluster.get(), &v1::ClusterService::Stub::ListWorkers,
-                           request);
+  const auto live = connection();
+  return live->Call(live->cluster.get(), &v1::ClusterService::Stub::ListWorkers, request);
 }
 
 absl::Status ApiClient::WatchJob(
     const v1::WatchJobRequest& request, Interrupt* interrupt,
     const std::function<void(const v1::WatchJobResponse&)>& on_update) {
+  const auto live = connection();
   grpc::ClientContext context;
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
-  const auto stream = connection().jobs->WatchJob(&context, request);
+  const auto stream = live->jobs->WatchJob(&context, request);
   v1::WatchJobResponse update;
   while (stream->Read(&update)) on_update(update);
-  return connection().ToStatus(stream->Finish());
+  return live->ToStatus(stream->Finish());
 }
 
 absl::Status ApiClient::Sample(
     const v1::SampleRequest& request, Interrupt* interrupt,
-    const std::function<absl::Status(const v1::SampleResponse&)>& on_event) {
+    const std::function<absl::Status(const v1::SampleResponse&)>& on_event, absl::Time deadline) {
+  const auto live = connection();
   grpc::ClientContext context;
+  SetDeadline(deadline, &context);
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
-  const auto stream = connection().sampling->Sample(&context, request);
-  return connection().ReadAll(stream.get(), &context, on_event);
+  const auto stream = live->sampling->Sample(&context, request);
+  return live->ReadAll(stream.get(), &context, on_event);
+}
+
+absl::Status ApiClient::CalibrateCheckpoint(
+    const v1::CalibrateCheckpointRequest& request, Interrupt* interrupt,
+    const std::function<absl::Status(const v1::CalibrateCheckpointResponse&)>& on_event,
+    absl::Time deadline) {
+  const auto live = connection();
+  grpc::ClientContext context;
+  SetDeadline(deadline, &context);
+  const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
+  const auto stream = live->sampling->CalibrateCheckpoint(&context, request);
+  return live->ReadAll(stream.get(), &context, on_event);
+}
+
+absl::StatusOr<v1::Calibration> ApiClient::GetCalibration(
+    const v1::GetCalibrationRequest& request) {
+  const auto live = connection();
+  return live->Call(live->sampling.get(), &v1::SamplingService::Stub::GetCalibration, request);
 }
 
 absl::Status ApiClient::ReadCheckpoint(
     const v1::ReadCheckpointRequest& request, Interrupt* interrupt,
     const std::function<absl::Status(const v1::ReadCheckpointResponse&)>& on_message) {
+  const auto live = connection();
   grpc::ClientContext context;
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
-  const auto stream = connection().checkpoints->ReadCheckpoint(&context, request);
-  return connection().ReadAll(stream.get(), &context, on_message);
+  const auto stream = live->checkpoints->ReadCheckpoint(&context, request);
+  return live->ReadAll(stream.get(), &context, on_message);
 }
 
 absl::Status ApiClient::VerifyCheckpoint(
     const v1::VerifyCheckpointRequest& request, Interrupt* interrupt,
     const std::function<absl::Status(const v1::VerifyCheckpointResponse&)>& on_message) {
+  const auto live = connection();
   grpc::ClientContext context;
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
-  const auto stream = connection().checkpoints->VerifyCheckpoint(&context, request);
-  return connection().ReadAll(stream.get(), &context, on_message);
+  const auto stream = live->checkpoints->VerifyCheckpoint(&context, request);
+  return live->ReadAll(stream.get(), &context, on_message);
 }
 
 absl::StatusOr<v1::BackUpStoreResponse> ApiClient::BackUpStore(
     const v1::BackUpStoreRequest& request, Interrupt* interrupt) {
+  const auto live = connection();
   grpc::ClientContext context;
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
   v1::BackUpStoreResponse response;
   const absl::Status status =
-      connection().ToStatus(connection().cluster->BackUpStore(&context, request, &response));
+      live->ToStatus(live->cluster->BackUpStore(&context, request, &response));
   if (!status.ok()) return status;
   return response;
 }
@@ -253,10 +291,11 @@ absl::StatusOr<v1::BackUpStoreResponse> ApiClient::BackUpStore(
 absl::Status ApiClient::VerifyStore(
     const v1::VerifyStoreRequest& request, Interrupt* interrupt,
     const std::function<absl::Status(const v1::VerifyStoreResponse&)>& on_message) {
+  const auto live = connection();
   grpc::ClientContext context;
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
-  const auto stream = connection().cluster->VerifyStore(&context, request);
-  return connection().ReadAll(stream.get(), &context, on_message);
+  const auto stream = live->cluster->VerifyStore(&context, request);
+  return live->ReadAll(stream.get(), &context, on_message);
 }
 
 std::string NewRequestId() {

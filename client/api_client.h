@@ -5,8 +5,11 @@
 #include <memory>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "client/endpoint.h"
 #include "client/interrupt.h"
 #include "diffmoe/v1/checkpoint.pb.h"
@@ -14,12 +17,17 @@
 #include "diffmoe/v1/sampling.pb.h"
 #include "diffmoe/v1/training_job.pb.h"
 
+namespace grpc {
+class Channel;
+}
+
 namespace diffmoe {
 
-// Not thread-safe. Connects at the first call. Calls without a stream have a deadline of 10 s and
-// are repeated up to twice when the connection breaks (all of them are idempotent: mutations carry
-// a request id). Errors are the API's own with ErrorDetails attached (api_status.h); an unreachable
-// coordinator is UNAVAILABLE and names the address and who gave it.
+// Thread-safe; all calls share one connection, which is made at the first one. Calls without a
+// stream have a deadline of 10 s and are repeated up to twice when the connection breaks (all of
+// them are idempotent: mutations carry a request id). Errors are the API's own with ErrorDetails
+// attached (api_status.h); an unreachable coordinator is UNAVAILABLE and names the address and who
+// gave it.
 class ApiClient {
  public:
   explicit ApiClient(EndpointOptions options);
@@ -52,9 +60,16 @@ class ApiClient {
   absl::Status WatchJob(const v1::WatchJobRequest& request, Interrupt* interrupt,
                         const std::function<void(const v1::WatchJobResponse&)>& on_update);
   // Calls `on_event` for every message until the stream ends. `on_event` may return an error, which
-  // cancels the call.
+  // cancels the call. After `deadline` the call ends with DEADLINE_EXCEEDED.
   absl::Status Sample(const v1::SampleRequest& request, Interrupt* interrupt,
-                      const std::function<absl::Status(const v1::SampleResponse&)>& on_event);
+                      const std::function<absl::Status(const v1::SampleResponse&)>& on_event,
+                      absl::Time deadline = absl::InfiniteFuture());
+  // As Sample.
+  absl::Status CalibrateCheckpoint(
+      const v1::CalibrateCheckpointRequest& request, Interrupt* interrupt,
+      const std::function<absl::Status(const v1::CalibrateCheckpointResponse&)>& on_event,
+      absl::Time deadline = absl::InfiniteFuture());
+  absl::StatusOr<v1::Calibration> GetCalibration(const v1::GetCalibrationRequest& request);
 
   // Calls `on_message` for every message until the stream ends, as Sample does.
   absl::Status ReadCheckpoint(
@@ -73,15 +88,18 @@ class ApiClient {
       const v1::VerifyStoreRequest& request, Interrupt* interrupt,
       const std::function<absl::Status(const v1::VerifyStoreResponse&)>& on_message);
 
-  // Looks the address up again and connects anew at the next call.
+  // Looks the address up again and connects anew at the next call; calls that run go on.
   void Reconnect();
+  // The connection itself, for callers that need calls of another form.
+  std::shared_ptr<grpc::Channel> channel();
 
  private:
   struct Connection;
-  Connection& connection();
+  std::shared_ptr<Connection> connection();
 
-  EndpointOptions options_;
-  std::unique_ptr<Connection> connection_;
+  const EndpointOptions options_;
+  absl::Mutex mutex_;
+  std::shared_ptr<Connection> connection_ ABSL_GUARDED_BY(mutex_);
 };
 
 // A fresh request id: 32 random hexadecimal digits.

@@ -1,9 +1,12 @@
 #include "client/api_status.h"
 
+#include <vector>
+
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "core/base/exit_code.h"
 #include "core/base/log.h"
@@ -14,6 +17,7 @@ namespace {
 constexpr char kDetailsUrl[] = "diffmoe.v1.ErrorDetails";
 constexpr char kFileUrl[] = "diffmoe.file";
 constexpr char kUsageUrl[] = "diffmoe.usage";
+constexpr char kDeadlineUrl[] = "diffmoe.deadline";
 
 std::string Clean(absl::string_view text) {
   return EscapeForLog(std::string_view(text.data(), text.size()));
@@ -23,6 +27,12 @@ std::string Clean(absl::string_view text) {
 std::string JobOf(absl::string_view resource) {
   if (!absl::ConsumePrefix(&resource, "jobs/")) return "JOB";
   return Clean(resource.substr(0, resource.find('/')));
+}
+
+// "jobs/ID/checkpoints/STEP": "@step=STEP"; of another resource: nothing.
+std::string CheckpointSuffix(absl::string_view resource) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(resource, '/');
+  return parts.size() == 4 && parts[3] != "latest" ? absl::StrCat("@step=", Clean(parts[3])) : "";
 }
 
 std::string RetryText(int64_t delay_ms) {
@@ -44,7 +54,7 @@ std::string NextStepForReason(const v1::ErrorDetails& details) {
     case v1::WORKER_NOT_FOUND:
       return "`diffmoe workers` lists the workers.";
     case v1::REQUEST_ID_REUSED:
-      return "Submit again: every submit draws a new request id.";
+      return "Try again: a request without an id of its own draws a new one.";
     case v1::JOB_ALREADY_ENDED:
       return absl::StrCat("`diffmoe job get ", job, "` shows how it ended.");
     case v1::NO_CHECKPOINT_YET:
@@ -68,6 +78,14 @@ std::string NextStepForReason(const v1::ErrorDetails& details) {
     case v1::JOB_NOT_ENDED:
       return absl::StrCat("`diffmoe job fork ", job,
                           "` starts a new job from a checkpoint of a running one.");
+    case v1::NO_CALIBRATION:
+      return absl::StrCat(
+          "`diffmoe calibrate ", job, CheckpointSuffix(details.resource()),
+          "` calibrates it; without --capacity and --threshold-rule none is needed.");
+    case v1::DEADLINE_TOO_SHORT:
+      return absl::StrCat("Allow more time with --deadline. ", RetryText(details.retry_delay_ms()));
+    case v1::SAMPLE_NOT_FOUND:
+      return "The coordinator knows the last 10,000 requests; check the id.";
     case v1::CHECKPOINT_IN_USE:
       return absl::StrCat("`diffmoe ckpt ls ", job,
                           "` shows what uses each checkpoint; `ckpt unpin` removes a pin.");
@@ -82,6 +100,7 @@ std::string NextStep(const absl::Status& status, const v1::ErrorDetails& details
     return "The coordinator refused this client because it sent keepalive pings too often; use the "
            "client of the coordinator's version.";
   }
+  if (status.GetPayload(kDeadlineUrl).has_value()) return "Allow more time with --deadline.";
   switch (status.code()) {
     case absl::StatusCode::kUnavailable:
       return "Start a coordinator with `diffmoe up`, or say where it is with --server HOST:PORT.";
@@ -129,6 +148,12 @@ std::string GetErrorFile(const absl::Status& status) {
 absl::Status UsageError(absl::string_view message) {
   absl::Status status = absl::InvalidArgumentError(message);
   status.SetPayload(kUsageUrl, absl::Cord());
+  return status;
+}
+
+absl::Status OwnDeadlineError(absl::string_view message) {
+  absl::Status status = absl::DeadlineExceededError(message);
+  status.SetPayload(kDeadlineUrl, absl::Cord());
   return status;
 }
 

@@ -26,6 +26,9 @@ std::string GetErrorFile(const absl::Status& status);
 // error.
 absl::Status UsageError(absl::string_view message);
 
+// DEADLINE_EXCEEDED for a deadline that the user gave with --deadline.
+absl::Status OwnDeadlineError(absl::string_view message);
+
 // The program's exit code for an error.
 int ExitCodeForError(const absl::Status& status);
 

@@ -91,9 +91,13 @@ int RunCommandLine(const std::vector<std::string>& arguments, Context* context) 
   AddMetricsCommand(&app, context);
   AddCheckpointCommand(&app, context);
   AddSampleCommand(&app, context);
+  AddReplayCommand(&app, context);
+  AddSampleSetCommand(&app, context);
+  AddCalibrateCommand(&app, context);
   AddReportCommand(&app, context);
   AddWorkersCommand(&app, context);
   AddExplainCommand(&app, context);
+  AddBenchCommand(&app, context);
   AddAdminCommand(&app, context);
   AddVersionCommand(&app, context);
   app.require_subcommand(1);

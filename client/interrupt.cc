@@ -52,10 +52,16 @@ bool Interrupt::triggered() const {
   return triggered_;
 }
 
-void Interrupt::SetAction(std::function<void()> action) {
+int64_t Interrupt::AddAction(std::function<void()> action) {
   absl::MutexLock lock(&mutex_);
-  action_ = std::move(action);
-  if (triggered_ && action_) action_();
+  if (triggered_) action();
+  actions_[++last_id_] = std::move(action);
+  return last_id_;
+}
+
+void Interrupt::RemoveAction(int64_t id) {
+  absl::MutexLock lock(&mutex_);
+  actions_.erase(id);
 }
 
 bool Interrupt::WaitFor(absl::Duration duration) {
@@ -67,7 +73,7 @@ bool Interrupt::WaitFor(absl::Duration duration) {
 void Interrupt::Trigger() {
   absl::MutexLock lock(&mutex_);
   triggered_ = true;
-  if (action_) action_();
+  for (const auto& [id, action] : actions_) action();
 }
 
 }  // namespace diffmoe

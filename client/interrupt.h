@@ -1,9 +1,12 @@
 // Ctrl-C and SIGTERM as an event that blocking calls can wait for.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <thread>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -22,10 +25,11 @@ class Interrupt {
   Interrupt& operator=(const Interrupt&) = delete;
 
   bool triggered() const;
-  // Sets the action that a signal starts, on another thread; at once when the signal has come
-  // already. One at a time; an empty function takes it away and returns after a running action has
-  // ended.
-  void SetAction(std::function<void()> action);
+  // Adds an action that a signal starts, on another thread; runs it at once when the signal has
+  // come already. Actions must not call back. Returns what RemoveAction takes.
+  int64_t AddAction(std::function<void()> action);
+  // Returns after a running action has ended.
+  void RemoveAction(int64_t id);
   // Waits; false when a signal came first.
   bool WaitFor(absl::Duration duration);
   // The same as a signal. For tests.
@@ -38,22 +42,24 @@ class Interrupt {
   std::unique_ptr<SignalState> state_;
   mutable absl::Mutex mutex_;
   bool triggered_ ABSL_GUARDED_BY(mutex_) = false;
-  std::function<void()> action_ ABSL_GUARDED_BY(mutex_);
+  int64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<int64_t, std::function<void()>> actions_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 
-// Sets an interrupt's action for a scope.
+// An interrupt's action for a scope.
 class InterruptAction {
  public:
   InterruptAction(Interrupt* interrupt, std::function<void()> action) : interrupt_(*interrupt) {
-    interrupt_.SetAction(std::move(action));
+    id_ = interrupt_.AddAction(std::move(action));
   }
-  ~InterruptAction() { interrupt_.SetAction({}); }
+  ~InterruptAction() { interrupt_.RemoveAction(id_); }
   InterruptAction(const InterruptAction&) = delete;
   InterruptAction& operator=(const InterruptAction&) = delete;
 
  private:
   Interrupt& interrupt_;
+  int64_t id_ = 0;
 };
 
 }  // namespace diffmoe

@@ -1,5 +1,7 @@
 #include "client/names.h"
 
+#include <cmath>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -84,6 +86,51 @@ absl::StatusOr<std::vector<int32_t>> ParseClasses(absl::string_view text) {
     classes.push_back(number);
   }
   return classes;
+}
+
+absl::StatusOr<absl::Duration> ParsePositiveDuration(absl::string_view flag,
+                                                     absl::string_view text) {
+  absl::Duration duration;
+  if (!absl::ParseDuration(text, &duration) || duration <= absl::ZeroDuration() ||
+      duration > absl::Hours(24 * 365)) {
+    return UsageError(absl::StrCat(flag, ": expected a duration such as 30s, 250ms or 1m30s, got ",
+                                   QuoteForMessage(text)));
+  }
+  return duration;
+}
+
+absl::StatusOr<uint64_t> ParseSeed(absl::string_view text) {
+  uint64_t seed = 0;
+  if (!absl::SimpleAtoi(text, &seed)) {
+    return UsageError(absl::StrCat("--seed: expected a whole number from 0 to ",
+                                   std::numeric_limits<uint64_t>::max(), ", got ",
+                                   QuoteForMessage(text)));
+  }
+  return seed;
+}
+
+absl::StatusOr<std::vector<double>> ParseNumbers(absl::string_view flag, absl::string_view text) {
+  std::vector<double> numbers;
+  for (absl::string_view part : absl::StrSplit(text, ',')) {
+    double number = 0;
+    if (!absl::SimpleAtod(part, &number) || !std::isfinite(number)) {
+      return UsageError(
+          absl::StrCat(flag, ": expected numbers such as 0.5,1,2, got ", QuoteForMessage(text)));
+    }
+    numbers.push_back(number);
+  }
+  return numbers;
+}
+
+absl::StatusOr<v1::ThresholdRule> ParseThresholdRule(absl::string_view text) {
+  v1::ThresholdRule rule = v1::THRESHOLD_RULE_UNSPECIFIED;
+  if (v1::ThresholdRule_Parse(absl::AsciiStrToUpper(text), &rule) &&
+      rule != v1::THRESHOLD_RULE_UNSPECIFIED) {
+    return rule;
+  }
+  return UsageError(
+      absl::StrCat("--threshold-rule: expected one of dynamic, calibrated, interval, gate, got ",
+                   QuoteForMessage(text)));
 }
 
 std::vector<int32_t> RepeatClasses(const std::vector<int32_t>& classes, int each) {

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "diffmoe/v1/sampling.pb.h"
 #include "diffmoe/v1/training_job.pb.h"
 
@@ -28,6 +29,16 @@ absl::StatusOr<std::string> CheckpointName(absl::string_view job, absl::string_v
 absl::StatusOr<std::vector<int32_t>> ParseClasses(absl::string_view text);
 // "0.2,0.8".
 absl::StatusOr<v1::GuidanceInterval> ParseGuidanceInterval(absl::string_view text);
+
+// "30s", "1m30s", "250ms": more than zero and at most a year. `flag` stands in the error.
+absl::StatusOr<absl::Duration> ParsePositiveDuration(absl::string_view flag,
+                                                     absl::string_view text);
+// A whole number from 0 to 2^64 - 1.
+absl::StatusOr<uint64_t> ParseSeed(absl::string_view text);
+// Ascending or not: "0.5,1,2".
+absl::StatusOr<std::vector<double>> ParseNumbers(absl::string_view flag, absl::string_view text);
+// "dynamic", "calibrated", "interval", "gate", in any case.
+absl::StatusOr<v1::ThresholdRule> ParseThresholdRule(absl::string_view text);
 
 // The argument list `classes`, each repeated `each` times in a row.
 std::vector<int32_t> RepeatClasses(const std::vector<int32_t>& classes, int each);

@@ -18,6 +18,10 @@ void AddCheckpointCommand(CLI::App* app, Context* context);
 void AddCheckpointChanges(CLI::App* ckpt, Context* context);  // `ckpt pin|unpin|rm|verify`
 void AddExportCommand(CLI::App* ckpt, Context* context);      // `ckpt export`
 void AddSampleCommand(CLI::App* app, Context* context);
+void AddReplayCommand(CLI::App* app, Context* context);
+void AddCalibrateCommand(CLI::App* app, Context* context);
+void AddSampleSetCommand(CLI::App* app, Context* context);
+void AddBenchCommand(CLI::App* app, Context* context);
 void AddReportCommand(CLI::App* app, Context* context);
 void AddWorkersCommand(CLI::App* app, Context* context);
 void AddExplainCommand(CLI::App* app, Context* context);

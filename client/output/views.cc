@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -84,6 +85,16 @@ std::vector<std::string> ThresholdHeader(std::vector<std::string> first, int exp
 
 void AppendThresholds(const v1::LayerThresholds& layer, std::vector<std::string>* row) {
   for (float value : layer.thresholds()) row->push_back(absl::StrFormat("%.4f", value));
+}
+
+// "dynamic", and with a target "calibrated for 0.75".
+std::string RuleText(const v1::Receipt& receipt) {
+  if (receipt.threshold_rule() == v1::THRESHOLD_RULE_UNSPECIFIED) return "";
+  std::string text = absl::AsciiStrToLower(v1::ThresholdRule_Name(receipt.threshold_rule()));
+  if (receipt.has_target_capacity()) {
+    absl::StrAppend(&text, " for ", NumberText(receipt.target_capacity()));
+  }
+  return text;
 }
 
 }  // namespace
@@ -280,18 +291,37 @@ std::string GuidanceText(const v1::Receipt& receipt) {
                       NumberText(receipt.guidance_interval().end()), " of the way");
 }
 
+std::string CalibrationText(const v1::Calibration& calibration) {
+  std::string text = KeyValueText({{"checkpoint", calibration.checkpoint()},
+                                   {"held-out images", absl::StrCat(calibration.images())},
+                                   {"data", calibration.data()}});
+  Table table({"RULE", ">TARGET", ">MEASURED", ">LOSS", ">S/IMAGE AND CALL"});
+  for (const v1::CalibratedTarget& target : calibration.targets()) {
+    table.AddRow({absl::AsciiStrToLower(v1::ThresholdRule_Name(target.rule())),
+                  NumberText(target.capacity()), absl::StrFormat("%.3f", target.measured()),
+                  NumberText(target.loss()), NumberText(target.seconds())});
+  }
+  return table.empty() ? text : absl::StrCat(text, "\n", table.ToString());
+}
+
 std::string ReceiptText(const v1::Receipt& receipt) {
   std::vector<std::string> capacity;
   for (double value : receipt.capacity()) capacity.push_back(absl::StrFormat("%.3f", value));
-  return KeyValueText({{"checkpoint", receipt.checkpoint()},
-                       {"seed", absl::StrCat(receipt.seed())},
-                       {"sampler", SamplerText(receipt)},
-                       {"guidance", GuidanceText(receipt)},
-                       {"images", absl::StrCat(receipt.count())},
-                       {"C per MoE layer", absl::StrJoin(capacity, " ")},
-                       {"thresholds", receipt.thresholds_hash()},
-                       {"network calls", absl::StrCat(receipt.network_calls())},
-                       {"time", DurationText(receipt.seconds())}});
+  return KeyValueText(
+      {{"checkpoint", receipt.checkpoint()},
+       {"seed", absl::StrCat(receipt.seed())},
+       {"sampler", SamplerText(receipt)},
+       {"guidance", GuidanceText(receipt)},
+       {"images", absl::StrCat(receipt.count())},
+       {"C per MoE layer", absl::StrJoin(capacity, " ")},
+       {"without expert",
+        receipt.zero_expert_token_ratio() > 0
+            ? absl::StrFormat("%.2f %% of tokens", 100 * receipt.zero_expert_token_ratio())
+            : ""},
+       {"rule", RuleText(receipt)},
+       {"thresholds", receipt.thresholds_hash()},
+       {"network calls", absl::StrCat(receipt.network_calls())},
+       {"time", DurationText(receipt.seconds())}});
 }
 
 }  // namespace diffmoe

@@ -28,5 +28,7 @@ std::string WorkersTable(const v1::ListWorkersResponse& workers, int64_t now_ms)
 std::string SamplerText(const v1::Receipt& receipt);
 std::string GuidanceText(const v1::Receipt& receipt);
 std::string ReceiptText(const v1::Receipt& receipt);
+// One row per rule and target.
+std::string CalibrationText(const v1::Calibration& calibration);
 
 }  // namespace diffmoe

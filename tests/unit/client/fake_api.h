@@ -73,6 +73,13 @@ struct FakeApi final : v1::TrainingJobService::Service,
   grpc::Status answer;  // of every call without a stream
   std::function<grpc::Status(Context*, grpc::ServerWriter<v1::WatchJobResponse>*)> watch;
   std::function<grpc::Status(Context*, grpc::ServerWriter<v1::SampleResponse>*)> sample;
+  // Instead of `sample`, for calls that come in parallel.
+  std::function<grpc::Status(Context*, const v1::SampleRequest&,
+                             grpc::ServerWriter<v1::SampleResponse>*)>
+      sample_many;
+  v1::CalibrateCheckpointRequest calibrate_request;
+  std::vector<v1::CalibrateCheckpointResponse> calibrate_events;
+  v1::Calibration calibration;
   std::function<grpc::Status(Context*, grpc::ServerWriter<v1::ReadCheckpointResponse>*)> read;
 
   grpc::Status SubmitJob(Context*, const v1::SubmitJobRequest* request, v1::Job* reply) override {
@@ -174,8 +181,25 @@ struct FakeApi final : v1::TrainingJobService::Service,
     *reply = workers;
     return answer;
   }
+  grpc::Status GetCluster(Context*, const v1::GetClusterRequest*, v1::Cluster*) override {
+    return grpc::Status::OK;
+  }
+  grpc::Status CalibrateCheckpoint(
+      Context*, const v1::CalibrateCheckpointRequest* request,
+      grpc::ServerWriter<v1::CalibrateCheckpointResponse>* writer) override {
+    calibrate_request = *request;
+    for (const v1::CalibrateCheckpointResponse& event : calibrate_events) writer->Write(event);
+    return answer;
+  }
+  grpc::Status GetCalibration(Context*, const v1::GetCalibrationRequest* request,
+                              v1::Calibration* reply) override {
+    asked_name = request->checkpoint();
+    *reply = calibration;
+    return answer;
+  }
   grpc::Status Sample(Context* context, const v1::SampleRequest* request,
                       grpc::ServerWriter<v1::SampleResponse>* writer) override {
+    if (sample_many) return sample_many(context, *request, writer);
     sample_request = *request;
     return sample(context, writer);
   }

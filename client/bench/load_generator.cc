@@ -1,0 +1,263 @@
+#include "client/bench/load_generator.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <set>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "core/base/status_macros.h"
+#include "diffmoe/v1/cluster.grpc.pb.h"
+#include "diffmoe/v1/sampling.grpc.pb.h"
+
+namespace diffmoe {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+
+constexpr absl::Duration kLook = absl::Milliseconds(100);
+
+double SecondsSince(SteadyClock::time_point start) {
+  return std::chrono::duration<double>(SteadyClock::now() - start).count();
+}
+
+// The requests in flight and what became of the others. Thread-safe. All calls must have ended
+// before it goes.
+class Flight {
+ public:
+  Flight(const LoadOptions& options, std::shared_ptr<grpc::Channel> channel)
+      : options_(options), stub_(v1::SamplingService::NewStub(std::move(channel))) {}
+
+  void Start(int64_t number);
+  // Waits until fewer than `count` are in flight; whether that came true in time.
+  bool AwaitFewerThan(int count, absl::Duration limit);
+  void CancelAll();
+  int in_flight() const {
+    absl::MutexLock lock(&mutex_);
+    return static_cast<int>(calls_.size());
+  }
+  int64_t ended() const {
+    absl::MutexLock lock(&mutex_);
+    return static_cast<int64_t>(outcomes_.size());
+  }
+  double elapsed() const { return SecondsSince(start_); }
+  void TakeInto(LoadResult* result);
+
+ private:
+  class Call;
+  void Ended(Call* call, const LoadOutcome& outcome);
+
+  const LoadOptions& options_;
+  const std::unique_ptr<v1::SamplingService::Stub> stub_;
+  const SteadyClock::time_point start_ = SteadyClock::now();
+  mutable absl::Mutex mutex_;
+  std::set<Call*> calls_ ABSL_GUARDED_BY(mutex_);
+  std::vector<LoadOutcome> outcomes_ ABSL_GUARDED_BY(mutex_);
+  int most_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+// Owns itself from Begin until OnDone, which is the last thing that gRPC calls.
+class Flight::Call final : public grpc::ClientReadReactor<v1::SampleResponse> {
+ public:
+  Call(Flight* flight, v1::SampleRequest request)
+      : flight_(*flight), request_(std::move(request)) {}
+
+  void Begin() {
+    outcome_.start_seconds = flight_.elapsed();
+    if (flight_.options_.deadline != absl::InfiniteDuration()) {
+      context_.set_deadline(absl::ToChronoTime(absl::Now() + flight_.options_.deadline));
+    }
+    flight_.stub_->async()->Sample(&context_, &request_, this);
+    StartRead(&event_);
+    StartCall();
+  }
+  void Cancel() { context_.TryCancel(); }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    if (event_.has_progress() && outcome_.first_progress_seconds < 0) {
+      outcome_.first_progress_seconds = flight_.elapsed() - outcome_.start_seconds;
+    }
+    if (event_.has_image()) {
+      const v1::SampleResponse::Image& image = event_.image();
+      const auto end = image.offset() + static_cast<int64_t>(image.pixels().size());
+      if (end >= image.total_bytes()) ++outcome_.images;
+    }
+    StartRead(&event_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    outcome_.code = static_cast<absl::StatusCode>(status.error_code());
+    outcome_.latency_seconds = flight_.elapsed() - outcome_.start_seconds;
+    flight_.Ended(this, outcome_);
+  }
+
+ private:
+  Flight& flight_;
+  const v1::SampleRequest request_;
+  grpc::ClientContext context_;
+  v1::SampleResponse event_;
+  LoadOutcome outcome_;
+};
+
+void Flight::Start(int64_t number) {
+  v1::SampleRequest request = options_.request;
+  request.set_seed(options_.request.seed() + static_cast<uint64_t>(number));
+  request.add_classes(options_.classes[static_cast<size_t>(number) % options_.classes.size()]);
+  auto* call = new Call(this, std::move(request));
+  {
+    absl::MutexLock lock(&mutex_);
+    calls_.insert(call);
+    most_in_flight_ = std::max(most_in_flight_, static_cast<int>(calls_.size()));
+  }
+  call->Begin();
+}
+
+void Flight::Ended(Call* call, const LoadOutcome& outcome) {
+  // Deleted before it counts as ended: the owner of this object may go right afterwards.
+  absl::MutexLock lock(&mutex_);
+  calls_.erase(call);
+  outcomes_.push_back(outcome);
+  delete call;
+}
+
+bool Flight::AwaitFewerThan(int count, absl::Duration limit) {
+  const auto fewer = [this, count]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return static_cast<int>(calls_.size()) < count;
+  };
+  absl::MutexLock lock(&mutex_);
+  return mutex_.AwaitWithTimeout(absl::Condition(&fewer), limit);
+}
+
+void Flight::CancelAll() {
+  absl::MutexLock lock(&mutex_);
+  for (Call* call : calls_) call->Cancel();
+}
+
+void Flight::TakeInto(LoadResult* result) {
+  absl::MutexLock lock(&mutex_);
+  result->outcomes = std::move(outcomes_);
+  result->most_in_flight = most_in_flight_;
+}
+
+absl::Status MeasureUnary(int calls, ApiClient* client, std::vector<double>* seconds) {
+  const auto stub = v1::ClusterService::NewStub(client->channel());
+  for (int i = 0; i < calls; ++i) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    v1::Cluster cluster;
+    const SteadyClock::time_point start = SteadyClock::now();
+    const grpc::Status status = stub->GetCluster(&context, v1::GetClusterRequest(), &cluster);
+    if (!status.ok()) {
+      return absl::Status(
+          static_cast<absl::StatusCode>(status.error_code()),
+          absl::StrCat("a small call to the coordinator: ", status.error_message()));
+    }
+    seconds->push_back(SecondsSince(start));
+  }
+  return absl::OkStatus();
+}
+
+class Reporter {
+ public:
+  Reporter(const LoadOptions& options, const Flight& flight) : options_(options), flight_(flight) {}
+  void MaybeReport() {
+    const double now = flight_.elapsed();
+    if (!options_.on_progress || now < next_) return;
+    next_ = now + 0.5;
+    options_.on_progress(absl::StrCat(static_cast<int64_t>(now), " s, ", flight_.ended(),
+                                      " requests ended, ", flight_.in_flight(), " in flight"));
+  }
+
+ private:
+  const LoadOptions& options_;
+  const Flight& flight_;
+  double next_ = 0;
+};
+
+void RunClosed(const LoadOptions& options, const Interrupt& interrupt, Flight* flight,
+               Reporter* reporter) {
+  const double window = absl::ToDoubleSeconds(options.window);
+  for (int64_t number = 0; number < options.max_requests && !interrupt.triggered();) {
+    const double left = window - flight->elapsed();
+    if (left <= 0) return;
+    if (flight->AwaitFewerThan(options.closed, std::min(kLook, absl::Seconds(left)))) {
+      flight->Start(number++);
+    }
+    reporter->MaybeReport();
+  }
+}
+
+int64_t RunOpen(const LoadOptions& options, Interrupt* interrupt, Flight* flight,
+                Reporter* reporter) {
+  PoissonArrivals arrivals(options.rate, options.arrival_seed);
+  int64_t not_started = 0;
+  const double window = absl::ToDoubleSeconds(options.window);
+  for (int64_t number = 0; number < options.max_requests; ++number) {
+    const double arrival = arrivals.Next();
+    if (arrival > window) break;
+    const double ahead = arrival - flight->elapsed();
+    if (!interrupt->WaitFor(absl::Seconds(std::max(0.0, ahead)))) break;
+    if (flight->in_flight() < options.in_flight_bound) {
+      flight->Start(number);
+    } else {
+      ++not_started;
+    }
+    reporter->MaybeReport();
+  }
+  return not_started;
+}
+
+}  // namespace
+
+double PoissonArrivals::Next() {
+  // SplitMix64: the same sequence with every standard library.
+  state_ += 0x9e3779b97f4a7c15;
+  uint64_t mixed = state_;
+  mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9;
+  mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;
+  mixed ^= mixed >> 31;
+  const double uniform = static_cast<double>(mixed >> 11) * 0x1p-53;  // [0, 1)
+  now_ -= std::log1p(-uniform) / rate_;
+  return now_;
+}
+
+absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options, ApiClient* client,
+                                   Interrupt* interrupt) {
+  LoadResult result;
+  RETURN_IF_ERROR(MeasureUnary(options.unary_calls, client, &result.unary_seconds));
+  Flight flight(options, client->channel());
+  Reporter reporter(options, flight);
+  if (options.closed > 0) {
+    result.arrivals = absl::StrCat("closed, ", options.closed, " at a time");
+    RunClosed(options, *interrupt, &flight, &reporter);
+  } else {
+    result.arrivals = absl::StrCat("Poisson, ", options.rate, " a second");
+    result.not_started = RunOpen(options, interrupt, &flight, &reporter);
+  }
+  result.window_seconds = std::min(flight.elapsed(), absl::ToDoubleSeconds(options.window));
+  const double drain_end = flight.elapsed() + absl::ToDoubleSeconds(options.drain_limit);
+  while (!flight.AwaitFewerThan(1, kLook)) {
+    if (interrupt->triggered() || flight.elapsed() > drain_end) flight.CancelAll();
+    reporter.MaybeReport();
+  }
+  result.wall_seconds = flight.elapsed();
+  flight.TakeInto(&result);
+  result.images_per_request = options.request.count();
+  result.in_flight_bound = options.in_flight_bound;
+  if (options.deadline != absl::InfiniteDuration()) {
+    result.deadline_seconds = absl::ToDoubleSeconds(options.deadline);
+  }
+  if (!interrupt->triggered()) {
+    RETURN_IF_ERROR(MeasureUnary(options.unary_calls, client, &result.unary_seconds));
+  }
+  return result;
+}
+
+}  // namespace diffmoe
