@@ -30,7 +30,13 @@ v1::SampleResponse Finished() {
 struct Scene {
   ClusterHarness cluster;
   RunningJob running;
-  explicit Scene(int free, const StateOptions& options = {}) : cluster(options) {
+  // One request at a time, so that samplers are busy with one.
+  static StateOptions OneByOne() {
+    StateOptions options;
+    options.max_sampler_requests = 1;
+    return options;
+  }
+  explicit Scene(int free, const StateOptions& options = OneByOne()) : cluster(options) {
     running = StartRunningJob(cluster, 1, 1 + free);
   }
   // The sampler that was told to start last, after it has started.
@@ -152,7 +158,7 @@ TEST(SampleTest, TheSamplerIsCompletedAndComesBackInTheReceipt) {
   ASSERT_EQ(tasks.size(), 1u);
   EXPECT_EQ(tasks[0].request().sampler(), "dopri5");
   EXPECT_FALSE(tasks[0].request().has_steps());
-  cluster.Update(tasks[0], Finished());
+  cluster.FinishSample(tasks[0]);
   const v1::Receipt receipt = cluster.responses(900).back().finished().receipt();
   EXPECT_EQ(receipt.sampler(), "dopri5");
   EXPECT_EQ(receipt.steps(), 0);
@@ -207,6 +213,7 @@ TEST(SampleTest, DeadlinePassesInWork) {
 TEST(SampleTest, QueueIsBounded) {
   StateOptions options;
   options.max_sample_requests = 2;
+  options.max_sample_requests_per_user = 2;
   Scene scene(0, options);
   scene.cluster.Sample(scene.running.id);
   scene.cluster.Sample(scene.running.id);
@@ -228,7 +235,7 @@ TEST(SampleTest, CancelFreesTheSamplerForTheNext) {
   scene.cluster.Update(tasks[0], Image(0));
   EXPECT_TRUE(scene.cluster.responses(second).back().has_queued()) << "late words of the first";
   scene.cluster.Post(CancelSample{first});
-  scene.cluster.Update(tasks[1], Finished());
+  scene.cluster.FinishSample(tasks[1]);
   EXPECT_TRUE(scene.cluster.sample_ends.at(second).ok());
 }
 
@@ -296,11 +303,11 @@ TEST(SamplerTest, IdleOneIsReusedAndStoppedAfterAMinute) {
   Scene scene(1);
   scene.cluster.Sample(scene.running.id);
   const worker::v1::StartRank start = scene.StartSampler();
-  scene.cluster.Update(scene.cluster.tasks(scene.running.session)[0], Finished());
+  scene.cluster.FinishSample(scene.cluster.tasks(scene.running.session)[0]);
   scene.cluster.Sample(scene.running.id);
   EXPECT_EQ(scene.cluster.tasks(scene.running.session).size(), 2u);
   EXPECT_EQ(scene.cluster.starts(scene.running.session).size(), 1u);
-  scene.cluster.Update(scene.cluster.tasks(scene.running.session)[1], Finished());
+  scene.cluster.FinishSample(scene.cluster.tasks(scene.running.session)[1]);
   for (int i = 0; i < 59; ++i) {
     scene.cluster.Post(WorkerHeartbeat{scene.running.session});
     scene.cluster.Advance(1000);
@@ -318,7 +325,7 @@ TEST(SamplerTest, IdleOneGivesItsSlotToAJob) {
   Scene scene(1);
   scene.cluster.Sample(scene.running.id);
   const worker::v1::StartRank start = scene.StartSampler();
-  scene.cluster.Update(scene.cluster.tasks(scene.running.session)[0], Finished());
+  scene.cluster.FinishSample(scene.cluster.tasks(scene.running.session)[0]);
   const std::string job = scene.cluster.Submit(TestSpec("b", 1));
   EXPECT_EQ(scene.cluster.job(job).state(), v1::QUEUED);
   ASSERT_EQ(scene.cluster.stops(scene.running.session).size(), 1u);
@@ -333,7 +340,7 @@ TEST(SamplerTest, BusyOneGivesItsSlotAfterItsRequest) {
   scene.StartSampler();
   const std::string job = scene.cluster.Submit(TestSpec("b", 1));
   EXPECT_TRUE(scene.cluster.stops(scene.running.session).empty());
-  scene.cluster.Update(scene.cluster.tasks(scene.running.session)[0], Finished());
+  scene.cluster.FinishSample(scene.cluster.tasks(scene.running.session)[0]);
   EXPECT_TRUE(scene.cluster.sample_ends.at(first).ok());
   EXPECT_EQ(scene.cluster.stops(scene.running.session).size(), 1u);
   EXPECT_FALSE(scene.cluster.sample_ends.contains(second)) << "it waits";
@@ -350,12 +357,12 @@ TEST(SamplerTest, NoneStartsWhileOthersMakeRoomForAJob) {
   const std::string job = cluster.Submit(TestSpec("b", 2));
   const size_t starts = cluster.starts(scene.running.session).size();
   // One slot is free now; the sample that waits must not take it from the job.
-  cluster.Update(cluster.tasks(scene.running.session)[0], Finished());
+  cluster.FinishSample(cluster.tasks(scene.running.session)[0]);
   cluster.Stopped(scene.running.session, first.group().id(), first.group().epoch(), 0);
   EXPECT_EQ(cluster.starts(scene.running.session).size(), starts);
   EXPECT_EQ(cluster.responses(third).back().queued().reason(),
             "a job that waits gets the next free slots");
-  cluster.Update(cluster.tasks(scene.running.session)[1], Finished());
+  cluster.FinishSample(cluster.tasks(scene.running.session)[1]);
   cluster.Stopped(scene.running.session, second.group().id(), second.group().epoch(), 0);
   EXPECT_EQ(cluster.job(job).state(), v1::STARTING);
 }
@@ -364,7 +371,7 @@ TEST(SamplerTest, JobThatWouldNotFitAnywayDisturbsNobody) {
   Scene scene(1);
   scene.cluster.Sample(scene.running.id);
   scene.StartSampler();
-  scene.cluster.Update(scene.cluster.tasks(scene.running.session)[0], Finished());
+  scene.cluster.FinishSample(scene.cluster.tasks(scene.running.session)[0]);
   scene.cluster.Submit(TestSpec("b", 5));
   EXPECT_TRUE(scene.cluster.stops(scene.running.session).empty());
 }
