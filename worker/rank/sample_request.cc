@@ -172,7 +172,7 @@ SampleProgressUpdate SampleRequest::Progress() const {
     steps += done;
     if (progress <= 0) continue;
     ++known;
-    promised += std::max(done + 1, std::llround(static_cast<double>(done) / progress));
+    promised += std::max<int64_t>(done + 1, std::llround(static_cast<double>(done) / progress));
   }
   SampleProgressUpdate out;
   out.images_done = images_done_;
