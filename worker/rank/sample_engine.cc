@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -76,9 +77,9 @@ void SampleEngine::Step() {
   const absl::Time begin = options_.now();
   EndLate(begin);
   DropEnded();
-  std::vector<Picked> picked = Pick(begin, /*postpone=*/true);
+  std::vector<Picked> picked = Pick(begin, /*late_too=*/false);
   // A machine with nothing better to do tries even what will hardly be in time.
-  if (picked.empty()) picked = Pick(begin, /*postpone=*/false);
+  if (picked.empty()) picked = Pick(begin, /*late_too=*/true);
   // Loading a checkpoint takes its time.
   EndLate(options_.now());
   std::erase_if(picked, [](const Picked& image) { return image.request->ended; });
@@ -149,51 +150,87 @@ void SampleEngine::EndLate(absl::Time now) {
   }
 }
 
+SampleEngine::Need SampleEngine::NeedOf(const SampleRequest& request, double call_rows) const {
+  const StepCurve* curve = KnownCurve(request.work().job_id);
+  if (curve == nullptr) return {};
+  const double width = curve->width();
+  const double call = curve->Seconds(std::min(width, call_rows));
+  return {.together = static_cast<double>(request.rows_left()) / width * curve->Seconds(width),
+          .in_turn = static_cast<double>(request.calls_left()) * call,
+          .call = call};
+}
+
 bool SampleEngine::Hopeless(const SampleRequest& request, absl::Time now) const {
-  const StepCurve* curve = KnownCurve(request.work().job_id);
-  if (curve == nullptr || request.adaptive() || !request.weight_exact()) return false;
-  const double width = curve->width();
-  const double in_turn = static_cast<double>(request.calls_left()) * curve->Seconds(1);
-  const double together = static_cast<double>(request.rows_left()) / width * curve->Seconds(width);
-  return now + absl::Seconds(kCertain * std::max(in_turn, together)) > *request.work().deadline;
+  if (request.adaptive() || !request.weight_exact()) return false;
+  const Need need = NeedOf(request, 1);
+  return now + absl::Seconds(kCertain * std::max(need.in_turn, need.together)) >
+         *request.work().deadline;
 }
 
-bool SampleEngine::WouldBeLate(const SampleRequest& request, int64_t rows_ahead,
-                               int64_t rows_wanted, absl::Time now) const {
-  const StepCurve* curve = KnownCurve(request.work().job_id);
-  if (curve == nullptr || !request.work().deadline || request.adaptive() ||
-      !request.weight_exact()) {
-    return false;
+DeadlinePlan SampleEngine::PlanOf(double call_rows, absl::Time now) const {
+  DeadlinePlan plan(now);
+  for (const auto& [id, request] : requests_) {
+    if (!request->started() || !request->work().deadline || request->ended) continue;
+    const Need need = NeedOf(*request, call_rows);
+    plan.Commit(id, *request->work().deadline, need.together, need.in_turn + need.call);
   }
-  const double width = curve->width();
-  const double shared = std::min(width, static_cast<double>(rows_wanted));
-  const double in_turn = static_cast<double>(request.calls_left()) * curve->Seconds(shared);
-  const double together =
-      static_cast<double>(rows_ahead + request.rows_left()) / width * curve->Seconds(width);
-  return now + absl::Seconds(std::max(in_turn, together)) > *request.work().deadline;
+  return plan;
 }
 
-std::vector<SampleEngine::Picked> SampleEngine::Pick(absl::Time now, bool postpone) {
-  std::vector<Picked> picked;
-  int64_t rows_ahead = 0, rows_wanted = 0;
-  for (const auto& [id, request] : requests_) rows_wanted += request->rows_runnable();
-  int room = 0;
-  bool first = true;
+std::vector<SampleRequest*> SampleEngine::Order(const DeadlinePlan& plan) {
+  std::vector<SampleRequest*> order;
+  std::set<std::string> urgent;
+  for (const std::string& id : plan.Urgent()) {
+    order.push_back(requests_.at(id).get());
+    urgent.insert(id);
+  }
   queue_.Visit([&](const std::string& id) {
-    SampleRequest& request = *requests_.at(id);
-    if (request.ended) return true;
-    if (postpone && !request.started() && WouldBeLate(request, rows_ahead, rows_wanted, now)) {
-      return true;
-    }
-    rows_ahead += request.rows_left();
-    // The first in order says what the machine can do, and always gets an image in.
-    if (first) room = CurveOf(request.work().job_id).width();
-    const int rows =
-        PickFrom(request, first ? std::max(room, 2 * request.row_weight()) : room, &picked);
-    if (rows > 0) first = false;
-    room -= rows;
-    return room > 0;
+    SampleRequest* request = requests_.at(id).get();
+    if (!request->ended && !urgent.contains(id)) order.push_back(request);
+    return true;
   });
+  return order;
+}
+
+bool SampleEngine::Joins(const SampleRequest& request, int64_t position) const {
+  const StepCurve* curve = KnownCurve(request.work().job_id);
+  const int64_t requests = std::ssize(requests_);
+  if (position == 0 || request.rows_served() == 0) return true;
+  if (curve == nullptr || !curve->has_slope() || requests > curve->width()) return true;
+  // Its rows now delay those ahead; in a call of their own they would cost the base, which delays
+  // itself and those behind.
+  const double rows = 2.0 * request.row_weight();
+  return curve->row_seconds() * rows * static_cast<double>(position) <=
+         curve->base_seconds() * static_cast<double>(requests - position);
+}
+
+std::vector<SampleEngine::Picked> SampleEngine::Pick(absl::Time now, bool late_too) {
+  std::vector<Picked> picked;
+  int64_t rows_wanted = 0, rows_ahead = 0, position = 0;
+  for (const auto& [id, request] : requests_) rows_wanted += request->rows_runnable();
+  const double call_rows = static_cast<double>(rows_wanted);
+  DeadlinePlan plan = PlanOf(call_rows, now);
+  int room = 0;
+  for (SampleRequest* request : Order(plan)) {
+    const std::optional<absl::Time>& deadline = request->work().deadline;
+    if (!request->started() && deadline && !late_too) {
+      const Need need = NeedOf(*request, call_rows);
+      const double behind = need.together * (1 + static_cast<double>(rows_ahead) /
+                                                     static_cast<double>(request->rows_left()));
+      const double in_turn = need.in_turn + need.call;
+      if (!plan.Fits(*deadline, need.together, std::max(in_turn, behind))) continue;
+      plan.Commit(request->id(), *deadline, need.together, in_turn);
+    }
+    rows_ahead += request->rows_left();
+    // The first in order says what the machine can do, and always gets an image in.
+    if (position == 0) {
+      room = std::max(CurveOf(request->work().job_id).width(), 2 * request->row_weight());
+    }
+    if (!Joins(*request, position)) continue;
+    room -= PickFrom(*request, room, &picked);
+    if (!request->ended) ++position;
+    if (room <= 0) break;
+  }
   return picked;
 }
 

@@ -7,6 +7,11 @@
 // prepared when they are first picked, and one that isn't picked simply waits, so a request of
 // 1024 images holds what runs. Whatever goes wrong with a request is sent to it and ends it alone.
 //
+// A request whose deadline is near is served before its turn, and one is begun only when it leaves
+// all that were begun in time, so that few steps are spent on what ends late. A call is narrower
+// than it might be when few requests wait: each row delays those ahead, and shares the call's base
+// with those behind (see Joins). The first step of a request comes as soon as there is room.
+//
 // Bounds: `max_requests` requests, beyond that RESOURCE_EXHAUSTED. One thread uses an engine.
 // Order: construct, Add/Cancel/Step, Stop (optional), destroy.
 #pragma once
@@ -23,6 +28,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "worker/rank/deadline_plan.h"
 #include "worker/rank/fair_queue.h"
 #include "worker/rank/rank_link.h"
 #include "worker/rank/sample_executor.h"
@@ -87,10 +93,21 @@ class SampleEngine {
   void EndLate(absl::Time now);
   // No time is left even if the rest of the request had the machine for itself.
   bool Hopeless(const SampleRequest& request, absl::Time now) const;
-  // It would be late behind `rows_ahead`, in calls that are shared as they are now.
-  bool WouldBeLate(const SampleRequest& request, int64_t rows_ahead, int64_t rows_wanted,
-                   absl::Time now) const;
-  std::vector<Picked> Pick(absl::Time now, bool postpone);
+  // Seconds that a request still needs on the whole machine, and of its calls one after the other
+  // when each has `call_rows` rows; of one such call, which it may have to wait for. 0 while
+  // nothing is known.
+  struct Need {
+    double together = 0, in_turn = 0, call = 0;
+  };
+  Need NeedOf(const SampleRequest& request, double call_rows) const;
+  // What was begun with a deadline.
+  DeadlinePlan PlanOf(double call_rows, absl::Time now) const;
+  // Urgent ones, then in fair order.
+  std::vector<SampleRequest*> Order(const DeadlinePlan& plan);
+  // `late_too`: begin also what will hardly be in time.
+  std::vector<Picked> Pick(absl::Time now, bool late_too);
+  // The request at `position` of the order is worth its rows in the next call.
+  bool Joins(const SampleRequest& request, int64_t position) const;
   // Adds images of `request` while there is room; returns the rows that were added.
   int PickFrom(SampleRequest& request, int room, std::vector<Picked>* picked);
   absl::Status Begin(SampleRequest& request);

@@ -26,6 +26,8 @@ class StepCurve {
   void Observe(int rows, double seconds);
 
   bool measured() const { return observations_ >= 3; }
+  // Calls of different numbers of rows were seen; one number can't tell base and row apart.
+  bool has_slope() const { return points_.size() > 1; }
   double base_seconds() const { return base_; }
   double row_seconds() const { return row_; }
   // Of a call; 0 while nothing is known.

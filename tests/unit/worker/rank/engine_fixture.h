@@ -47,7 +47,16 @@ struct EngineRun {
   }
   void Forget() { link.updates.clear(); }
 
-  FakeRankLink link{TrainingConfig{}};
+  // The link makes weights for it.
+  static TrainingConfig SmallConfig() {
+    TrainingConfig config;
+    config.model.width = 8;
+    config.model.depth = 1;
+    config.model.heads = 1;
+    return config;
+  }
+
+  FakeRankLink link{SmallConfig()};
   FakeExecutor executor;
   SampleEngine engine;
 };
