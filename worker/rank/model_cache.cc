@@ -27,17 +27,18 @@ std::string HashOf(Denoiser& denoiser) {
 
 absl::StatusOr<std::vector<std::vector<float>>> ThresholdsOf(const CheckpointSummaryData& summary,
                                                              const ModelConfig& model) {
-  const size_t experts = static_cast<size_t>(std::max(summary.experts, 0));
-  const size_t wanted = model.family == Family::kDiffMoe ? static_cast<size_t>(model.experts) : 0;
-  if (experts < wanted || summary.thresholds.size() < summary.blocks.size() * experts) {
+  const size_t layers = summary.blocks.size();
+  std::vector<std::vector<float>> thresholds(layers);
+  if (model.family != Family::kDiffMoe) return thresholds;
+  const size_t experts = static_cast<size_t>(model.experts);
+  if (summary.thresholds.size() != layers * experts) {
     return absl::FailedPreconditionError(absl::StrCat("thresholds of the checkpoint: expected ",
-                                                      summary.blocks.size(), " x ", wanted,
-                                                      ", got ", summary.thresholds.size()));
+                                                      layers, " x ", experts, ", got ",
+                                                      summary.thresholds.size(), " values"));
   }
-  std::vector<std::vector<float>> thresholds;
-  for (size_t i = 0; i < summary.blocks.size(); ++i) {
+  for (size_t i = 0; i < layers; ++i) {
     const auto first = summary.thresholds.begin() + static_cast<int64_t>(i * experts);
-    thresholds.emplace_back(first, first + static_cast<int64_t>(experts));
+    thresholds[i].assign(first, first + static_cast<int64_t>(experts));
   }
   return thresholds;
 }
