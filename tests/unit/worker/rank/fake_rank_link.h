@@ -4,6 +4,7 @@
 #include <atomic>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +20,9 @@ class FakeRankLink final : public RankLink {
 
   // In the order of arrival, per request.
   std::map<std::string, std::vector<SampleUpdateData>> updates;
+
+  // Updates of these requests fail, as when their stream broke.
+  std::set<std::string> deaf;
 
   // What becomes of checkpoints, and what stop_requested says. From any thread.
   std::function<absl::Status(int64_t, absl::Span<const TensorRun>)> put_shard;
@@ -42,6 +46,7 @@ class FakeRankLink final : public RankLink {
   bool stop_requested() const override { return stop; }
   bool save_requested() const override { return false; }
   absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) override {
+    if (deaf.contains(request_id)) return absl::UnavailableError("the stream broke");
     updates[request_id].push_back(std::move(update));
     return absl::OkStatus();
   }
