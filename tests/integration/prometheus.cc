@@ -49,6 +49,12 @@ absl::StatusOr<std::unique_ptr<Prometheus>> Prometheus::Start(const std::string&
                            {": 5s", ": 1s"},
                            {": 4s", ": 1s"}});
   WriteFile(server->dir_.Sub("prometheus.yml"), config);
+  for (const char* rules : {"recording_rules.yml", "alert_rules.yml"}) {
+    WriteFile(
+        server->dir_.Sub(rules),
+        absl::StrReplaceAll(ReadFile(absl::StrCat(DIFFMOE_SOURCE_DIR "/deploy/prometheus/", rules)),
+                            {{"interval: 5s", "interval: 1s"}}));
+  }
   ASSIGN_OR_RETURN(
       server->process_,
       Process::Start({.argv = {program, "--config.file=" + server->dir_.Sub("prometheus.yml"),

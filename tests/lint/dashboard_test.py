@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The Grafana dashboard speaks of metrics that exist, and every panel states its unit and meaning."""
+"""The Grafana dashboards speak of metrics that exist, and every panel states its unit and meaning."""
 
 import json
 import os
@@ -16,8 +16,10 @@ def read(path):
 
 class DashboardTest(unittest.TestCase):
     def setUp(self):
-        self.dashboard = json.loads(read("deploy/grafana/diffmoe.json"))
-        self.panels = [p for p in self.dashboard["panels"] if p["type"] != "row"]
+        folder = os.path.join(ROOT, "deploy/grafana")
+        self.dashboards = {name: json.loads(read(f"deploy/grafana/{name}")) for name in sorted(os.listdir(folder))}
+        self.panels = [p for d in self.dashboards.values() for p in d["panels"] if p["type"] != "row"]
+        self.recorded = set(re.findall(r"- record: (\S+)", read("deploy/prometheus/recording_rules.yml")))
         self.metrics = set(re.findall(r'"(diffmoe_\w+)", Kind::', read("core/metrics/catalogue.h")))
 
     def test_every_query_names_a_metric_of_the_catalogue(self):
@@ -25,9 +27,9 @@ class DashboardTest(unittest.TestCase):
         for panel in self.panels:
             self.assertTrue(panel["targets"], panel["title"])
             for target in panel["targets"]:
-                names = re.findall(r"diffmoe_\w+", target["expr"])
-                self.assertTrue(names, target["expr"])
-                for name in names:
+                names = re.findall(r"diffmoe_[\w:]+", target["expr"])
+                self.assertTrue(names or re.search(r"\bup\b", target["expr"]), target["expr"])
+                for name in set(names) - self.recorded:
                     base = re.sub(r"_(bucket|sum|count)$", "", name)
                     self.assertTrue(name in self.metrics or base in self.metrics, f"{panel['title']}: no metric {name}")
 
@@ -43,13 +45,20 @@ class DashboardTest(unittest.TestCase):
             self.assertTrue(panel["fieldConfig"]["defaults"]["unit"], panel["title"])
 
     def test_panels_do_not_overlap(self):
-        taken = {}
-        for panel in self.dashboard["panels"]:
-            place = panel["gridPos"]
-            for x in range(place["x"], place["x"] + place["w"]):
-                for y in range(place["y"], place["y"] + place["h"]):
-                    self.assertNotIn((x, y), taken, f"{panel['title']} lies on {taken.get((x, y))}")
-                    taken[x, y] = panel["title"]
+        for name, dashboard in self.dashboards.items():
+            taken = {}
+            for panel in dashboard["panels"]:
+                place = panel["gridPos"]
+                for x in range(place["x"], place["x"] + place["w"]):
+                    self.assertLess(x, 24, panel["title"])
+                    for y in range(place["y"], place["y"] + place["h"]):
+                        self.assertNotIn((x, y), taken, f"{name}: {panel['title']} lies on {taken.get((x, y))}")
+                        taken[x, y] = panel["title"]
+
+    def test_there_is_a_dashboard_for_each_concern(self):
+        self.assertEqual(list(self.dashboards),
+                         ["experts.json", "fleet.json", "job.json", "sampling.json", "store.json"])
+        self.assertEqual(len({d["uid"] for d in self.dashboards.values()}), 5)
 
     def test_what_an_operator_looks_at_first_is_there(self):
         used = " ".join(t["expr"] for p in self.panels for t in p["targets"])

@@ -141,6 +141,28 @@ TEST_F(MetricsTest, CataloguePageAndScrapeHoldTheSameFamilies) {
   EXPECT_EQ(catalogue.size(), std::size(kAll));
 }
 
+TEST_F(MetricsTest, AJobHasFewSeriesHoweverDeepItsNetwork) {
+  Everything everything(registry_);
+  v1::Progress progress = SomeProgress(20);
+  const v1::LayerStats layer = progress.layers(0);
+  progress.clear_layers();
+  for (int block = 0; block < 100; ++block) {
+    *progress.add_layers() = layer;
+    progress.mutable_layers(block)->set_block(block);
+  }
+  everything.train.Update("deep", progress, SpecOf(32));
+  everything.checkpoints.SetLast("deep", 10, 0);
+  int series = 0;
+  for (const absl::string_view line : absl::StrSplit(registry_.Text(), '\n')) {
+    if (absl::StrContains(line, "job_id=\"deep\"")) ++series;
+  }
+  EXPECT_GT(series, 300);
+  EXPECT_LE(series, 500);
+  EXPECT_NE(Value("diffmoe_moe_capacity_ratio{block=\"99\",job_id=\"deep\"}") +
+                Value("diffmoe_moe_capacity_ratio{job_id=\"deep\",block=\"99\"}"),
+            "");
+}
+
 TEST_F(MetricsTest, TheEndpointPassesPromtool) {
   const Everything everything(registry_);
   auto server = MetricsServer::Start("127.0.0.1:0", registry_);
