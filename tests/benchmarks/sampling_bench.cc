@@ -47,9 +47,8 @@ int Main(int argc, char** argv) {
       if (!demo) continue;
       figures.push_back(MeasureBound(name, model, speed));
       Append(&figures, MeasureFirstStep(model, latency));
+      Append(&figures, MeasureLoad(model, latency));
     }
-    SamplingModel small("small");
-    Append(&figures, MeasureLoad(small, latency));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "sampling_bench: %s\n", error.what());
     return 1;

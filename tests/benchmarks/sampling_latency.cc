@@ -1,6 +1,7 @@
 #include "tests/benchmarks/sampling_latency.h"
 
 #include <algorithm>
+#include <functional>
 #include <random>
 #include <stdexcept>
 
@@ -29,9 +30,9 @@ class TimedExecutor final : public SampleExecutor {
     return inner_.Prepare(work, model, index);
   }
   std::vector<absl::Status> Call(absl::Span<ImageTask* const> images) override {
-    call_begin = Now();
+    call_begin = ThreadCpuSeconds();
     std::vector<absl::Status> statuses = inner_.Call(images);
-    call_seconds.push_back(Now() - call_begin);
+    call_seconds.push_back(ThreadCpuSeconds() - call_begin);
     return statuses;
   }
   SampleImage Picture(const ImageTask& image) override { return inner_.Picture(image); }
@@ -53,7 +54,7 @@ std::vector<Arrival> DrawArrivals(int requests, double rows_per_second) {
   for (int i = 0; i < requests; ++i) {
     Arrival& arrival = arrivals.emplace_back();
     arrival.images = random() % 10 == 0 ? 8 : 1;
-    arrival.steps = 5 + static_cast<int>(random() % 21);
+    arrival.steps = 10 + static_cast<int>(random() % 41);
     rows += 2.0 * arrival.images * arrival.steps;
   }
   std::exponential_distribution<double> gap(rows_per_second * requests / rows);
@@ -62,23 +63,33 @@ std::vector<Arrival> DrawArrivals(int requests, double rows_per_second) {
   return arrivals;
 }
 
-void WaitUntil(double moment) {
-  while (Now() < moment) {
+// The time of this thread on its core, so that other programs change nothing; a wait is skipped.
+class CoreClock {
+ public:
+  double Now() const { return ThreadCpuSeconds() + skipped_; }
+  void SkipTo(double moment) { skipped_ += std::max(0.0, moment - Now()); }
+  std::function<absl::Time()> ForEngine() const {
+    return [this] { return absl::UnixEpoch() + absl::Seconds(Now()); };
   }
-}
+
+ private:
+  double skipped_ = 0;
+};
 
 double EngineLatency(SamplingModel& model, const std::vector<Arrival>& arrivals) {
   model.link().updates.clear();
+  CoreClock clock;
   SampleEngineOptions options;
   options.curve.least_rows = options.curve.most_rows = kWidth;
+  options.now = clock.ForEngine();
   SampleEngine engine(model.link(), model.executor(), options);
   std::vector<size_t> open;
   double latency = 0;
   size_t next = 0;
-  const double begin = Now();
+  const double begin = clock.Now();
   while (next < arrivals.size() || engine.busy()) {
-    if (!engine.busy()) WaitUntil(begin + arrivals[next].seconds);
-    for (; next < arrivals.size() && begin + arrivals[next].seconds <= Now(); ++next) {
+    if (!engine.busy()) clock.SkipTo(begin + arrivals[next].seconds);
+    for (; next < arrivals.size() && begin + arrivals[next].seconds <= clock.Now(); ++next) {
       engine.Add(model.Work(absl::StrCat("r", next), arrivals[next].images, arrivals[next].steps,
                             NumericMode::kExact));
       open.push_back(next);
@@ -87,7 +98,7 @@ double EngineLatency(SamplingModel& model, const std::vector<Arrival>& arrivals)
     std::erase_if(open, [&](size_t i) {
       const auto& updates = model.link().updates[absl::StrCat("r", i)];
       if (updates.empty() || !std::holds_alternative<SampleFinished>(updates.back())) return false;
-      latency += Now() - begin - arrivals[i].seconds;
+      latency += clock.Now() - begin - arrivals[i].seconds;
       return true;
     });
   }
@@ -96,14 +107,15 @@ double EngineLatency(SamplingModel& model, const std::vector<Arrival>& arrivals)
 
 double BatchLatency(SamplingModel& model, const std::vector<Arrival>& arrivals) {
   ModelExecutor& executor = model.executor();
+  CoreClock clock;
   double latency = 0;
   size_t next = 0;
-  const double begin = Now();
+  const double begin = clock.Now();
   while (next < arrivals.size()) {
-    WaitUntil(begin + arrivals[next].seconds);
+    clock.SkipTo(begin + arrivals[next].seconds);
     std::vector<std::unique_ptr<ImageTask>> images;
     const size_t first = next;
-    for (; next < arrivals.size() && begin + arrivals[next].seconds <= Now(); ++next) {
+    for (; next < arrivals.size() && begin + arrivals[next].seconds <= clock.Now(); ++next) {
       const Arrival& arrival = arrivals[next];
       if (next > first && 2 * (std::ssize(images) + arrival.images) > kWidth) break;
       const SampleWork work = model.Work("r", arrival.images, arrival.steps, NumericMode::kExact);
@@ -121,7 +133,7 @@ double BatchLatency(SamplingModel& model, const std::vector<Arrival>& arrivals) 
       executor.Call(left);
     }
     for (const auto& image : images) executor.Picture(*image);
-    for (size_t i = first; i < next; ++i) latency += Now() - begin - arrivals[i].seconds;
+    for (size_t i = first; i < next; ++i) latency += clock.Now() - begin - arrivals[i].seconds;
   }
   return latency / static_cast<double>(arrivals.size());
 }
@@ -137,7 +149,8 @@ double FullCallSeconds(SamplingModel& model) {
     images.push_back(*model.executor().Prepare(work, *loaded, i));
     pointers.push_back(images.back().get());
   }
-  return TimeOf(10, [&] { model.executor().Call(pointers); });
+  return TimeOf(
+      10, [&] { model.executor().Call(pointers); }, ThreadCpuSeconds);
 }
 
 }  // namespace
@@ -154,10 +167,10 @@ std::vector<Figure> MeasureFirstStep(SamplingModel& model, const LatencyOptions&
   std::uniform_real_distribution<double> uniform(0, 1);
   std::vector<double> waits, beyond;
   for (int i = 0; i < options.arrivals; ++i) {
-    const double begin = Now();
+    const double begin = ThreadCpuSeconds();
     engine.Step();
     // It came somewhere in this step, and the engine hears of it now.
-    const double step = Now() - begin;
+    const double step = ThreadCpuSeconds() - begin;
     const double arrival = begin + uniform(random) * step;
     engine.Add(model.Work(absl::StrCat("r", i), 1, 2, NumericMode::kExact));
     engine.Step();

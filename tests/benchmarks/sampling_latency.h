@@ -1,4 +1,4 @@
-// Who waits how long for images, with a real model and real time.
+// Who waits how long for images, with a real model. Time is that of the thread on its core.
 #pragma once
 
 #include "tests/benchmarks/report.h"
@@ -8,7 +8,7 @@ namespace diffmoe::bench {
 
 struct LatencyOptions {
   int arrivals = 100;  // to measure the wait for the first step
-  int requests = 240;  // at 80 % load
+  int requests = 120;  // at 80 % load
 };
 
 // From arrival, at a random moment of a step, to the first step of the request, while there is

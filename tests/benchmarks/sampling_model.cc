@@ -10,13 +10,6 @@
 namespace diffmoe::bench {
 namespace {
 
-TrainingConfig ConfigOf(const std::string& name) {
-  if (name != "small") return MakeWorkload(name).config;
-  TrainingConfig config = MakeWorkload("demo").config;
-  config.model.image_size = 16;
-  return config;
-}
-
 std::vector<std::vector<float>> CalibratedThresholds(CheckpointModel& model) {
   const TrainingConfig& config = model.config();
   const int64_t pixels = config.model.channels * config.model.image_size * config.model.image_size;
@@ -34,7 +27,7 @@ std::vector<std::vector<float>> CalibratedThresholds(CheckpointModel& model) {
 }  // namespace
 
 SamplingModel::SamplingModel(const std::string& name)
-    : config_(ConfigOf(name)), link_(config_), executor_(link_) {
+    : config_(MakeWorkload(name).config), link_(config_), executor_(link_) {
   const auto model = executor_.cache().Get("a-1", 10, config_, NumericMode::kExact);
   if (!model.ok()) throw std::runtime_error(model.status().ToString());
   thresholds_ = CalibratedThresholds(**model);

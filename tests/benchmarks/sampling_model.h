@@ -12,7 +12,7 @@ namespace diffmoe::bench {
 
 class SamplingModel {
  public:
-  // "s-e8", "demo", or "small": width 192, depth 6, 16 tokens an image.
+  // A name of MakeWorkload.
   explicit SamplingModel(const std::string& name);
 
   FakeRankLink& link() { return link_; }
