@@ -327,9 +327,13 @@ std::vector<absl::Status> ModelExecutor::Call(absl::Span<ImageTask* const> image
   return statuses;
 }
 
-SampleImage ModelExecutor::Picture(const ImageTask& image) {
+at::Tensor ModelExecutor::Values(const ImageTask& image) const {
   const Sampler& sampler = *Of(image).sampler;
-  const at::Tensor pixels = (sampler.done() ? sampler.x() : sampler.expected()).select(0, 0);
+  return (sampler.done() ? sampler.x() : sampler.expected()).select(0, 0);
+}
+
+SampleImage ModelExecutor::Picture(const ImageTask& image) {
+  const at::Tensor pixels = Values(image);
   SampleImage out;
   out.channels = static_cast<int>(pixels.size(0));
   out.height = static_cast<int>(pixels.size(1));

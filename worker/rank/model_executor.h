@@ -25,6 +25,8 @@ class ModelExecutor final : public SampleExecutor {
       const SampleWork& work, const std::shared_ptr<const SampleModel>& model, int index) override;
   std::vector<absl::Status> Call(absl::Span<ImageTask* const> images) override;
   SampleImage Picture(const ImageTask& image) override;
+  // What the picture is made of: [C, H, W] fp32, not cut to [-1, 1].
+  at::Tensor Values(const ImageTask& image) const;
   ImageUsage Usage(const ImageTask& image) override;
 
   ModelCache& cache() { return cache_; }
