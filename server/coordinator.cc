@@ -65,7 +65,7 @@ struct Loaded {
 
 absl::StatusOr<Loaded> LoadRecords(const RecordStore& records, const StateOptions& options) {
   std::vector<std::pair<std::string, std::string>> all;
-  for (const char* prefix : {kHeaderKey, kJobsPrefix, kManifestsPrefix}) {
+  for (const char* prefix : {kHeaderKey, kJobsPrefix, kManifestsPrefix, kCalibrationsPrefix}) {
     RETURN_IF_ERROR(records.Scan(prefix, [&all](std::string_view key, std::string_view value) {
       all.emplace_back(key, value);
       return true;
@@ -124,6 +124,7 @@ class CoordinatorImpl final : public Coordinator {
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<WatchHub> hub_;
   std::unique_ptr<SampleStreams> samples_;
+  std::unique_ptr<CalibrationStreams> calibrations_;
   std::unique_ptr<WorkerPlaneService> worker_plane_;
   std::unique_ptr<TrainingJobService> job_service_;
   std::unique_ptr<CheckpointService> checkpoint_service_;
@@ -178,19 +179,23 @@ void CoordinatorImpl::BuildParts(State state) {
       &clock_, &executor_, on_fatal_, options_.loop);
   host_->SetLoop(loop_.get());
   hub_ = std::make_unique<WatchHub>();
-  samples_ = std::make_unique<SampleStreams>([loop = loop_.get()](uint64_t call) {
+  const auto cancelled = [loop = loop_.get()](uint64_t call) {
     // After the loop has stopped nothing needs to be freed.
     loop->Post(CancelSample{call}).IgnoreError();
-  });
+  };
+  samples_ = std::make_unique<SampleStreams>(cancelled);
+  calibrations_ = std::make_unique<CalibrationStreams>(cancelled);
   worker_plane_ = std::make_unique<WorkerPlaneService>(loop_.get(), &calls_);
   job_service_ =
       std::make_unique<TrainingJobService>(loop_.get(), &calls_, records_.get(), hub_.get());
   checkpoint_service_ = std::make_unique<CheckpointService>(
       loop_.get(), &calls_, records_.get(), checkpoints_.get(), &checkpoint_metrics_);
-  sampling_service_ = std::make_unique<SamplingService>(loop_.get(), &calls_, samples_.get(), [] {
+  const auto draw = [] {
     std::random_device device;
     return (uint64_t{device()} << 32) | device();
-  });
+  };
+  sampling_service_ = std::make_unique<SamplingService>(
+      SamplingParts{loop_.get(), &calls_, samples_.get(), calibrations_.get(), draw});
   cluster_service_ = std::make_unique<ClusterService>(
       loop_.get(), maintenance_.get(), CoordinatorInfo{options_.data_dir, metrics_address_});
   executor_.SetParts({.clock = &clock_,
@@ -200,6 +205,7 @@ void CoordinatorImpl::BuildParts(State state) {
                       .groups = &groups_,
                       .hub = hub_.get(),
                       .samples = samples_.get(),
+                      .calibrations = calibrations_.get(),
                       .workers = worker_plane_.get(),
                       .bulk = bulk_.get(),
                       .deleter = deleter_.get(),
@@ -279,6 +285,7 @@ void CoordinatorImpl::Stop() {
   calls_.FailAll(status);
   hub_->CloseAll(status);
   samples_->CloseAll(status);
+  calibrations_->CloseAll(status);
   worker_plane_->CloseAll(status);
   bulk_->Shutdown();
   if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now() + kDrainTime);

@@ -43,6 +43,13 @@ worker::v1::GroupId Group(const std::string& id, int64_t epoch) {
   return group;
 }
 
+// Of an image: a large one comes in several messages.
+bool IsLastPart(const v1::SampleResponse& response) {
+  const v1::SampleResponse::Image& image = response.image();
+  return response.has_image() &&
+         image.offset() + static_cast<int64_t>(image.pixels().size()) >= image.total_bytes();
+}
+
 struct Executor {
   const ExecutorParts& parts;
   std::map<std::string, int64_t>& ended;
@@ -87,15 +94,20 @@ struct Executor {
     parts.deleter->Add(std::move(checkpoint));
   }
   void operator()(SampleEvent& event) {
-    if (event.response.has_image()) parts.sample_metrics->CountImage();
+    if (IsLastPart(event.response)) parts.sample_metrics->CountImage();
     if (event.response.has_started()) MarkStep(event.call, 0);
     if (event.response.has_progress()) MarkStep(event.call, event.response.progress().step());
     parts.samples->Push(event.call, std::move(event.response));
     KillPoint("effect.sample_sent");
   }
+  void operator()(CalibrationEvent& event) {
+    parts.calibrations->Push(event.call, std::move(event.response));
+    KillPoint("effect.calibration_sent");
+  }
   void operator()(SampleEnd& end) {
     sample_steps.erase(end.call);
     parts.samples->End(end.call, end.status);
+    parts.calibrations->End(end.call, end.status);
     KillPoint("effect.sample_ended");
   }
   void operator()(JobLogged& logged) {

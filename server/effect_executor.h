@@ -30,6 +30,7 @@ struct ExecutorParts {
   GroupTable* groups = nullptr;
   WatchHub* hub = nullptr;
   SampleStreams* samples = nullptr;
+  CalibrationStreams* calibrations = nullptr;
   WorkerPlaneService* workers = nullptr;
   BulkPlaneService* bulk = nullptr;
   CheckpointDeleter* deleter = nullptr;

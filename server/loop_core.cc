@@ -41,9 +41,9 @@ void LoopCore::ApplyBatch(const std::vector<Event>& events, int64_t now_ms) {
     heartbeats_only = heartbeats_only && std::holds_alternative<WorkerHeartbeat>(event);
     Apply(event);
   }
-  if (heartbeats_only && now_ms < wakeup_ms_ && !state_.schedule_due) return;
+  if (heartbeats_only && now_ms < wakeup_ms_ && !ScheduleDue(state_)) return;
   if (NextWakeupMs(state_) <= now_ms) Apply(Tick{});
-  if (state_.schedule_due) Apply(Schedule{});
+  if (ScheduleDue(state_)) Apply(Schedule{});
   wakeup_ms_ = NextWakeupMs(state_);
 }
 

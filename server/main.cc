@@ -105,6 +105,21 @@ int main(int argc, char** argv) {
   app.add_option("--metrics-listen", options.metrics_listen,
                  "HOST:PORT of GET /metrics; empty: none")
       ->capture_default_str();
+  app.add_option("--sampling-slots", options.state.sampling_slots,
+                 "Slots that jobs leave to samplers; 0: samplers take what jobs don't use")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--max-samplers", options.state.max_samplers, "Samplers that run at a time")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--max-sample-requests", options.state.max_sample_requests,
+                 "Sampling requests that wait; more are refused")
+      ->check(CLI::Range(1, 100'000))
+      ->capture_default_str();
+  app.add_option("--max-sample-requests-per-user", options.state.max_sample_requests_per_user,
+                 "Of them, those of one user")
+      ->check(CLI::Range(1, 100'000))
+      ->capture_default_str();
   app.add_flag("--accept-data-loss", options.accept_data_loss,
                "Open damaged stores, once, and keep what is left of them");
   app.add_option("--restore-from", backup,

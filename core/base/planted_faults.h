@@ -32,6 +32,10 @@ enum class Fault {
   kUnwantedRankKept,       // a rank that nobody wants any more isn't stopped when announced
   kRestoreFromBeginning,   // a new attempt ignores the checkpoints
   kThresholdsNotRecorded,  // a checkpoint's thresholds don't enter the history
+  kRequestNotRequeued,     // a request whose sampler is lost waits for nothing
+  kImagesSentAgain,        // the next sampler's images are relayed from the first one on
+  kDeadlineForgotten,      // nobody looks whether the deadline of a sample has passed
+  kCalibrationKept,        // a calibration outlives its checkpoint
 
   // Of the simulator's models of the stores.
   kSyncDropped,          // a commit says that it is durable before it is

@@ -21,6 +21,14 @@ struct Guidance {
   bool joint = true;
 };
 
+// Whether a call at time t of the process has an unconditional half.
+bool IsGuided(const Process& process, double t, const Guidance& guidance);
+// uncond + scale * (cond - uncond) on the guided channels, the conditional output on all others.
+// conditional, unconditional: [n, C_out, H, W]; `channels`: of the data, guided when `guidance`
+// names no number. Elementwise: samples never meet.
+at::Tensor MixGuidance(const at::Tensor& conditional, const at::Tensor& unconditional,
+                       int64_t channels, const Guidance& guidance);
+
 // x: [n, C, H, W]; t: [n], time of the process; labels: [n] int64. Returns [n, C_out, H, W].
 using Network =
     std::function<at::Tensor(const at::Tensor& x, const at::Tensor& t, const at::Tensor& labels)>;

@@ -13,6 +13,9 @@ list() {
   echo "  invariance   every family trained under six layouts; one hash of the result per family, or it fails   --steps N"
   echo "  control      the coordinator: durable submits, reads with a long queue, many workers, memory, restart"
   echo "               --jobs N   --events N   --workers N   --clients N   --seconds N"
+  echo "  sampling     an image: cost beside the GEMM rate, exact beside fast; waits beside batches to completion"
+  echo "               --models s-e8 demo   --steps N   --arrivals N   --requests N"
+  echo "  schedules    random schedules of requests: each image must be what it is alone, or it fails   --schedules N   --seed S"
   echo "  checkpoint   stall of the step against a memcpy; save and load through the service, and of chunks alone, against the disk"
 }
 
@@ -30,6 +33,8 @@ case "$name" in
     OMP_NUM_THREADS=1 build/release/bin/checkpoint_path_bench
     target=checkpoint_bench command=(checkpoint_bench)
     ;;
+  sampling) target=sampling_bench command=(sampling_bench) ;;
+  schedules) target=sampling_schedules command=(sampling_schedules) ;;
   control) target=control_bench command=(control_bench) ;;
   *)
     list >&2

@@ -1,5 +1,6 @@
 #include "server/api/sample_streams.h"
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -10,33 +11,46 @@
 namespace diffmoe::server {
 namespace {
 
-// A newer report makes these pointless.
-bool IsReport(const v1::SampleResponse& response) {
-  return response.has_progress() || response.has_queued();
+constexpr int kReport = -1;
+
+// A newer message with the same key makes one that waits pointless: previews by image, reports.
+std::optional<int> KeyOf(const v1::SampleResponse& response) {
+  if (response.has_progress() || response.has_queued()) return kReport;
+  if (response.has_preview()) return response.preview().image().index();
+  return std::nullopt;
+}
+
+std::optional<int> KeyOf(const v1::CalibrateCheckpointResponse& response) {
+  if (response.has_progress() || response.has_queued()) return kReport;
+  return std::nullopt;
 }
 
 }  // namespace
 
-class SampleStream final : public grpc::ServerWriteReactor<v1::SampleResponse>,
-                           public std::enable_shared_from_this<SampleStream> {
+template <typename Response>
+class ResponseStream final : public grpc::ServerWriteReactor<Response>,
+                             public std::enable_shared_from_this<ResponseStream<Response>> {
  public:
-  SampleStream(SampleStreams* streams, uint64_t call)
+  ResponseStream(ResponseStreams<Response>* streams, uint64_t call)
       : streams_(streams),
         call_(call),
-        outbox_({.max_messages = 4096, .max_bytes = size_t{128} << 20}) {}
+        outbox_({.max_messages = 8192, .max_bytes = size_t{128} << 20}) {}
 
-  void Begin() { self_ = shared_from_this(); }
+  void Begin() { self_ = this->shared_from_this(); }
 
-  void Push(v1::SampleResponse response) {
+  void Push(Response response) {
+    const std::optional<int> key = KeyOf(response);
     OutboxAction action = OutboxAction::kNone;
-    const bool report = IsReport(response);
-    if (outbox_.PushOrReplaceLast(
-            std::move(response),
-            [report](const v1::SampleResponse& last) { return report && IsReport(last); },
-            &action)) {
-      Do(action);
-      return;
+    if (key) {
+      // One that doesn't fit is no loss.
+      outbox_.PushReplacing(
+          std::move(response), [key](const Response& waiting) { return KeyOf(waiting) == key; },
+          &action);
+      return Do(action);
     }
+    if (outbox_.Push(response, &action)) return Do(action);
+    outbox_.Drop([](const Response& waiting) { return KeyOf(waiting).has_value(); });
+    if (outbox_.Push(std::move(response), &action)) return Do(action);
     streams_->cancelled_(call_);
     End(MakeError(absl::StatusCode::kResourceExhausted, v1::QUEUE_FULL,
                   "images were read too slowly: 128 MB are waiting"),
@@ -58,18 +72,19 @@ class SampleStream final : public grpc::ServerWriteReactor<v1::SampleResponse>,
     self_.reset();
   }
   void Do(OutboxAction action) {
-    if (action == OutboxAction::kWrite) StartWrite(&outbox_.in_flight());
-    if (action == OutboxAction::kFinish) Finish(outbox_.end_status());
+    if (action == OutboxAction::kWrite) this->StartWrite(&outbox_.in_flight());
+    if (action == OutboxAction::kFinish) this->Finish(outbox_.end_status());
   }
 
-  SampleStreams* streams_;
+  ResponseStreams<Response>* streams_;
   const uint64_t call_;
-  StreamOutbox<v1::SampleResponse> outbox_;
-  std::shared_ptr<SampleStream> self_;
+  StreamOutbox<Response> outbox_;
+  std::shared_ptr<ResponseStream<Response>> self_;
 };
 
-grpc::ServerWriteReactor<v1::SampleResponse>* SampleStreams::Open(uint64_t call) {
-  auto stream = std::make_shared<SampleStream>(this, call);
+template <typename Response>
+grpc::ServerWriteReactor<Response>* ResponseStreams<Response>::Open(uint64_t call) {
+  auto stream = std::make_shared<ResponseStream<Response>>(this, call);
   stream->Begin();
   absl::Status closed;
   {
@@ -81,27 +96,32 @@ grpc::ServerWriteReactor<v1::SampleResponse>* SampleStreams::Open(uint64_t call)
   return stream.get();
 }
 
-std::shared_ptr<SampleStream> SampleStreams::Find(uint64_t call) {
+template <typename Response>
+std::shared_ptr<ResponseStream<Response>> ResponseStreams<Response>::Find(uint64_t call) {
   absl::MutexLock lock(&mutex_);
   const auto it = streams_.find(call);
   return it == streams_.end() ? nullptr : it->second;
 }
 
-void SampleStreams::Ended(uint64_t call) {
+template <typename Response>
+void ResponseStreams<Response>::Ended(uint64_t call) {
   absl::MutexLock lock(&mutex_);
   streams_.erase(call);
 }
 
-void SampleStreams::Push(uint64_t call, v1::SampleResponse response) {
+template <typename Response>
+void ResponseStreams<Response>::Push(uint64_t call, Response response) {
   if (const auto stream = Find(call)) stream->Push(std::move(response));
 }
 
-void SampleStreams::End(uint64_t call, const absl::Status& status) {
+template <typename Response>
+void ResponseStreams<Response>::End(uint64_t call, const absl::Status& status) {
   if (const auto stream = Find(call)) stream->End(status, /*drop_queue=*/false);
 }
 
-void SampleStreams::CloseAll(const absl::Status& status) {
-  std::vector<std::shared_ptr<SampleStream>> streams;
+template <typename Response>
+void ResponseStreams<Response>::CloseAll(const absl::Status& status) {
+  std::vector<std::shared_ptr<ResponseStream<Response>>> streams;
   {
     absl::MutexLock lock(&mutex_);
     closed_ = status;
@@ -109,5 +129,8 @@ void SampleStreams::CloseAll(const absl::Status& status) {
   }
   for (const auto& stream : streams) stream->End(status, /*drop_queue=*/true);
 }
+
+template class ResponseStreams<v1::SampleResponse>;
+template class ResponseStreams<v1::CalibrateCheckpointResponse>;
 
 }  // namespace diffmoe::server

@@ -1,5 +1,6 @@
-// The response streams of Sample calls. A slow reader loses progress reports, never images; when
-// 128 MB of images wait for it, its stream ends with RESOURCE_EXHAUSTED. Thread-safe.
+// The response streams of Sample and CalibrateCheckpoint calls. A slow reader gets the newest
+// progress report and the newest preview of each image, and every image: when 128 MB of images wait
+// for it, its stream ends with RESOURCE_EXHAUSTED. Thread-safe.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -15,31 +16,39 @@
 
 namespace diffmoe::server {
 
-class SampleStream;
+template <typename Response>
+class ResponseStream;
 
-class SampleStreams {
+template <typename Response>
+class ResponseStreams {
  public:
   // `cancelled` is called with the call's number when its client is gone or reads too slowly.
-  explicit SampleStreams(std::function<void(uint64_t)> cancelled)
+  explicit ResponseStreams(std::function<void(uint64_t)> cancelled)
       : cancelled_(std::move(cancelled)) {}
 
-  grpc::ServerWriteReactor<v1::SampleResponse>* Open(uint64_t call);
+  grpc::ServerWriteReactor<Response>* Open(uint64_t call);
   // Unknown calls are ignored: they have ended.
-  void Push(uint64_t call, v1::SampleResponse response);
+  void Push(uint64_t call, Response response);
   // After what is queued.
   void End(uint64_t call, const absl::Status& status);
   // Ends all streams, and all later ones.
   void CloseAll(const absl::Status& status);
 
  private:
-  friend class SampleStream;
-  std::shared_ptr<SampleStream> Find(uint64_t call);
+  friend class ResponseStream<Response>;
+  std::shared_ptr<ResponseStream<Response>> Find(uint64_t call);
   void Ended(uint64_t call);
 
   const std::function<void(uint64_t)> cancelled_;
   absl::Mutex mutex_;
-  std::map<uint64_t, std::shared_ptr<SampleStream>> streams_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint64_t, std::shared_ptr<ResponseStream<Response>>> streams_ ABSL_GUARDED_BY(mutex_);
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);
 };
+
+extern template class ResponseStreams<v1::SampleResponse>;
+extern template class ResponseStreams<v1::CalibrateCheckpointResponse>;
+
+using SampleStreams = ResponseStreams<v1::SampleResponse>;
+using CalibrationStreams = ResponseStreams<v1::CalibrateCheckpointResponse>;
 
 }  // namespace diffmoe::server

@@ -2,8 +2,11 @@
 // Thread-safe; nothing is owned.
 #pragma once
 
+#include <grpcpp/support/byte_buffer.h>
+
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "diffmoe/v1/sampling.grpc.pb.h"
 #include "server/api/sample_streams.h"
@@ -12,21 +15,36 @@
 
 namespace diffmoe::server {
 
+struct SamplingParts {
+  Loop* loop = nullptr;
+  CallTable* calls = nullptr;
+  SampleStreams* samples = nullptr;
+  CalibrationStreams* calibrations = nullptr;
+  // Makes seeds and ids of requests that have none.
+  std::function<uint64_t()> draw;
+};
+
 class SamplingService final : public v1::SamplingService::CallbackService {
  public:
-  // `draw_seed` makes the seed of a request that has none.
-  SamplingService(Loop* loop, CallTable* calls, SampleStreams* streams,
-                  std::function<uint64_t()> draw_seed)
-      : loop_(loop), calls_(calls), streams_(streams), draw_seed_(std::move(draw_seed)) {}
+  explicit SamplingService(SamplingParts parts);
 
-  grpc::ServerWriteReactor<v1::SampleResponse>* Sample(grpc::CallbackServerContext* context,
-                                                       const v1::SampleRequest* request) override;
+  grpc::ServerUnaryReactor* CancelSample(grpc::CallbackServerContext* context,
+                                         const v1::CancelSampleRequest* request,
+                                         v1::CancelSampleResponse* response) override;
+  grpc::ServerUnaryReactor* GetCalibration(grpc::CallbackServerContext* context,
+                                           const v1::GetCalibrationRequest* request,
+                                           v1::Calibration* response) override;
 
  private:
-  Loop* loop_;
-  CallTable* calls_;
-  SampleStreams* streams_;
-  const std::function<uint64_t()> draw_seed_;
+  // The requests of these two are parsed here: gRPC would answer INTERNAL without a word to a
+  // string that isn't UTF-8.
+  grpc::ServerWriteReactor<v1::SampleResponse>* SampleBytes(grpc::CallbackServerContext* context,
+                                                            const grpc::ByteBuffer* bytes);
+  grpc::ServerWriteReactor<v1::CalibrateCheckpointResponse>* CalibrateBytes(
+      grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes);
+  std::string DrawId() const;
+
+  const SamplingParts parts_;
 };
 
 }  // namespace diffmoe::server

@@ -61,17 +61,21 @@ class StreamOutbox {
     return true;
   }
 
-  // Replaces the last waiting message when `outdated` says so, else as Push.
-  bool PushOrReplaceLast(Message message, const std::function<bool(const Message&)>& outdated,
-                         OutboxAction* action) {
-    {
-      absl::MutexLock lock(&mutex_);
-      if (!ending_ && !queue_.empty() && outdated(queue_.back())) {
-        bytes_ -= queue_.back().ByteSizeLong();
-        queue_.pop_back();
-      }
-    }
+  // Drops the waiting messages that `outdated` names, then as Push.
+  bool PushReplacing(Message message, const std::function<bool(const Message&)>& outdated,
+                     OutboxAction* action) {
+    Drop(outdated);
     return Push(std::move(message), action);
+  }
+
+  // Drops the waiting messages that `unwanted` names.
+  void Drop(const std::function<bool(const Message&)>& unwanted) {
+    absl::MutexLock lock(&mutex_);
+    std::erase_if(queue_, [&](const Message& waiting) {
+      if (!unwanted(waiting)) return false;
+      bytes_ -= std::min(bytes_, waiting.ByteSizeLong());
+      return true;
+    });
   }
 
   // Ends the stream once what is queued is written; `drop_queue`: at once.

@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "core/diffusion/sampler_kind.h"
+#include "core/spec/training_config.h"
 #include "diffmoe/v1/error.pb.h"
 #include "diffmoe/v1/sampling.pb.h"
-#include "diffmoe/v1/training_spec.pb.h"
 
 namespace diffmoe::server {
 
@@ -14,12 +14,15 @@ inline constexpr int kMaxSampleCount = 1024;
 inline constexpr int kDefaultSampleSteps = 50;
 inline constexpr double kMaxGuidance = 100;
 inline constexpr double kDefaultGuidance = 2;
+inline constexpr int kMaxPreviewEvery = 1000;
+inline constexpr int kMaxImageScale = 4;  // times the size that was trained
 
-// All violations at once; `spec` is the job's. The checkpoint name isn't looked at.
+// All violations at once; `config` is the job's. The checkpoint name isn't looked at.
 std::vector<v1::FieldViolation> ValidateSampleRequest(const v1::SampleRequest& request,
-                                                      const v1::TrainingSpec& spec);
+                                                      const TrainingConfig& config);
 
-// Defaults filled, one class per image. `request` is valid for a job with `spec`.
-void CompleteSampleRequest(const v1::TrainingSpec& spec, v1::SampleRequest* request);
+// Sets sampler, steps (but for dopri5), guidance, rule, size, encoding and numeric mode where they
+// are absent, and one class per image. `request` is valid for a job with `config`.
+void CompleteSampleRequest(const TrainingConfig& config, v1::SampleRequest* request);
 
 }  // namespace diffmoe::server

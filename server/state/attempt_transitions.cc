@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/planted_faults.h"
@@ -185,7 +186,12 @@ void OnRankExited(Transition& t, const RankExited& event) {
     FreeSlot(t, worker->id, {exited.group().id(), exited.group().epoch(), exited.rank()});
   }
   t.state.schedule_due = true;
-  if (CurrentSampler(t, exited.group()) != nullptr) {
+  if (const SamplerEntry* sampler = CurrentSampler(t, exited.group()); sampler != nullptr) {
+    // Stopped, but not by the coordinator: the worker ends.
+    if (exited.cause() == worker::v1::EXIT_CAUSE_STOPPED &&
+        sampler->phase != SamplerPhase::kStopping) {
+      worker->no_samplers_until_ms = std::numeric_limits<int64_t>::max();
+    }
     SamplerGone(t, exited.group().id(), ExitFailure(exited, worker->id).text);
     return;
   }

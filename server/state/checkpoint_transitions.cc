@@ -46,6 +46,7 @@ std::set<int64_t> UsedSteps(const State& state, const JobEntry& job) {
 
 void DropCheckpoint(Transition& t, JobEntry& job, int64_t step) {
   t.Emit(DeleteRecord{ManifestKey(job.job().id(), step)});
+  DropCalibration(t, job, step);
   t.Emit(DeleteCheckpoint{job.job().id(), step, job.checkpoints.at(step)});
   job.checkpoints.erase(step);
   auto* pinned = job.record.mutable_pinned_steps();
@@ -138,6 +139,7 @@ void OnCommitManifest(Transition& t, const CommitManifest& event) {
   const int64_t step = manifest.step();
   t.Emit(WriteRecord{ManifestKey(manifest.job_id(), step), manifest.SerializeAsString()});
   RecordManifestThresholds(t, manifest);
+  DropCalibration(t, *job, step);  // of an older epoch
   job->checkpoints[step] = manifest.epoch();
   auto* damaged = job->record.mutable_damaged_steps();
   damaged->erase(std::remove(damaged->begin(), damaged->end(), step), damaged->end());

@@ -69,7 +69,11 @@ struct SampleEvent {
   uint64_t call = 0;
   v1::SampleResponse response;
 };
-// Ends the stream, once.
+struct CalibrationEvent {
+  uint64_t call = 0;
+  v1::CalibrateCheckpointResponse response;
+};
+// Ends the stream of a sample or a calibration, once.
 struct SampleEnd {
   uint64_t call = 0;
   absl::Status status;
@@ -99,10 +103,10 @@ struct SampleCounted {
   int64_t latency_ms = 0;
 };
 
-using Effect =
-    std::variant<WriteRecord, DeleteRecord, Reply, SendToWorker, CloseSession, PublishJob,
-                 GroupStarted, GroupEnded, DeleteCheckpoint, SampleEvent, SampleEnd, JobLogged,
-                 WorkerLogged, RestartCounted, SampleWaitMeasured, SampleCounted>;
+using Effect = std::variant<WriteRecord, DeleteRecord, Reply, SendToWorker, CloseSession,
+                            PublishJob, GroupStarted, GroupEnded, DeleteCheckpoint, SampleEvent,
+                            CalibrationEvent, SampleEnd, JobLogged, WorkerLogged, RestartCounted,
+                            SampleWaitMeasured, SampleCounted>;
 using Effects = std::vector<Effect>;
 
 }  // namespace diffmoe::server

@@ -143,17 +143,39 @@ struct CheckpointDamaged {
   std::string reason;
 };
 
+// Who sends a sampling request, and what is known of its body before anything is filled in.
+struct SampleOrigin {
+  std::string host;        // of the client, without port
+  uint64_t body_hash = 0;  // of all but the request id
+};
+
 struct SubmitSample {
   uint64_t call = 0;
   std::string job_id;
   std::optional<int64_t> step;  // absent: newest committed
   v1::SampleRequest request;    // with seed
-  int64_t deadline_in_ms = 0;   // 0: none
+  int64_t deadline_in_ms = 0;   // 0: none; negative: it has passed
+  SampleOrigin origin = {};
 };
 
-// The client went away or cancelled.
+struct SubmitCalibration {
+  uint64_t call = 0;
+  std::string job_id;
+  std::optional<int64_t> step;
+  v1::CalibrateCheckpointRequest request;
+  int64_t deadline_in_ms = 0;
+  SampleOrigin origin = {};
+};
+
+// The client went away.
 struct CancelSample {
   uint64_t call = 0;
+};
+
+// By the id that the caller chose; answers with Reply.
+struct CancelSampleById {
+  uint64_t call = 0;
+  std::string request_id;
 };
 
 struct SampleUpdated {
@@ -164,7 +186,8 @@ using Event =
     std::variant<Restarted, Resumed, Tick, Schedule, SubmitJob, ForkJob, RetryJob, CancelJob,
                  PauseJob, ResumeJob, UpdateJob, PinCheckpoint, DeleteJobCheckpoint, WorkerHello,
                  WorkerHeartbeat, RankStarted, RankReported, RankExited, SessionClosed,
-                 CommitManifest, CheckpointDamaged, SubmitSample, CancelSample, SampleUpdated>;
+                 CommitManifest, CheckpointDamaged, SubmitSample, SubmitCalibration, CancelSample,
+                 CancelSampleById, SampleUpdated>;
 
 // Events that a person waits for: refused when the coordinator can't take more or its store can't
 // be written.

@@ -29,6 +29,9 @@ std::string ThresholdsKey(const std::string& job_id, int64_t step) {
 std::string ThresholdsPrefix(const std::string& job_id) {
   return absl::StrCat("thresholds/", job_id, "/");
 }
+std::string CalibrationKey(const std::string& job_id, int64_t step) {
+  return Numbered("calibrations", job_id, step);
+}
 std::string StepsKey(const std::string& job_id, int64_t first_step, int64_t epoch) {
   return absl::StrFormat("steps/%s/%020d/%010d", job_id, first_step, epoch);
 }

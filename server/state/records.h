@@ -4,6 +4,7 @@
 //   events/<id>/<sequence>            v1::JobEvent
 //   manifests/<id>/<step>             worker.v1.Manifest
 //   thresholds/<id>/<step>            v1::ThresholdPoint
+//   calibrations/<id>/<step>          v1::Calibration of the manifest's epoch
 //   steps/<id>/<first step>/<epoch>   StepRecords; where attempts overlap the larger epoch is right
 #pragma once
 
@@ -16,6 +17,7 @@ inline constexpr int kSchemaVersion = 1;
 inline constexpr char kHeaderKey[] = "header";
 inline constexpr char kJobsPrefix[] = "jobs/";
 inline constexpr char kManifestsPrefix[] = "manifests/";
+inline constexpr char kCalibrationsPrefix[] = "calibrations/";
 
 std::string JobKey(const std::string& job_id);
 std::string EventKey(const std::string& job_id, int64_t sequence);
@@ -24,6 +26,7 @@ std::string ManifestKey(const std::string& job_id, int64_t step);
 std::string ManifestsPrefix(const std::string& job_id);
 std::string ThresholdsKey(const std::string& job_id, int64_t step);
 std::string ThresholdsPrefix(const std::string& job_id);
+std::string CalibrationKey(const std::string& job_id, int64_t step);
 std::string StepsKey(const std::string& job_id, int64_t first_step, int64_t epoch);
 std::string StepsPrefix(const std::string& job_id);
 

@@ -9,8 +9,11 @@
 //   SUCCEEDED, FAILED, CANCELLED  stay
 // Samplers and sample requests are soft: announced samplers are stopped, clients ask again.
 #include <algorithm>
+#include <memory>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "core/base/planted_faults.h"
 #include "server/state/records.h"
 #include "server/state/step.h"
@@ -76,6 +79,23 @@ absl::Status LoadManifest(State& state, const std::string& key, const std::strin
   return absl::OkStatus();
 }
 
+absl::Status LoadCalibration(State& state, const std::string& key, const std::string& value) {
+  const std::vector<std::string> parts = absl::StrSplit(key, '/');
+  int64_t step = 0;
+  auto calibration = std::make_shared<v1::Calibration>();
+  if (parts.size() != 3 || !absl::SimpleAtoi(parts[2], &step) ||
+      !calibration->ParseFromString(value)) {
+    return Unreadable(key);
+  }
+  const auto job = state.jobs.find(parts[1]);
+  if (job == state.jobs.end() || !job->second.checkpoints.contains(step)) {
+    return absl::DataLossError(
+        absl::StrCat("record \"", key, "\" belongs to a checkpoint that isn't there"));
+  }
+  job->second.calibrations[step] = std::move(calibration);
+  return absl::OkStatus();
+}
+
 absl::Status LoadHeader(State& state, const std::string& value) {
   if (!state.header.ParseFromString(value)) return Unreadable(kHeaderKey);
   if (state.header.schema_version() > kSchemaVersion) {
@@ -101,6 +121,10 @@ absl::StatusOr<State> LoadState(const std::vector<std::pair<std::string, std::st
   for (const auto& [key, value] : records) {
     if (!key.starts_with(kManifestsPrefix)) continue;
     if (absl::Status status = LoadManifest(state, key, value); !status.ok()) return status;
+  }
+  for (const auto& [key, value] : records) {
+    if (!key.starts_with(kCalibrationsPrefix)) continue;
+    if (absl::Status status = LoadCalibration(state, key, value); !status.ok()) return status;
   }
   for (auto& [id, job] : state.jobs) UpdateForkUse(state, job);
   state.header.set_schema_version(kSchemaVersion);

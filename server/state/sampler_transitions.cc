@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/scheduler/placement.h"
@@ -15,11 +16,12 @@ struct FreeSlotPlace {
 };
 
 // A free slot, of the wanted kind when there is one.
-std::optional<FreeSlotPlace> FindFreeSlot(const State& state, const std::string& wanted_kind) {
+std::optional<FreeSlotPlace> FindFreeSlot(const State& state, int64_t now_ms,
+                                          const std::string& wanted_kind) {
   const std::set<std::pair<std::string, int>> reserved = ReservedSlots(state);
   std::optional<FreeSlotPlace> other;
   for (const auto& [id, worker] : state.workers) {
-    if (!worker.Usable()) continue;
+    if (!worker.Usable() || worker.no_samplers_until_ms > now_ms) continue;
     for (size_t i = 0; i < worker.slots.size(); ++i) {
       const SlotEntry& slot = worker.slots[i];
       const int index = static_cast<int>(i);
@@ -56,20 +58,6 @@ void StartSampler(Transition& t, const FreeSlotPlace& place) {
   t.state.samplers[sampler.id] = std::move(sampler);
 }
 
-// An idle sampler, best one that has the checkpoint loaded.
-SamplerEntry* ReadySampler(Transition& t, const SampleEntry& sample) {
-  SamplerEntry* best = nullptr;
-  for (auto& [id, sampler] : t.state.samplers) {
-    if (sampler.phase != SamplerPhase::kReady || sampler.call) continue;
-    if (sampler.not_before_ms > t.now.monotonic_ms) continue;
-    const auto worker = t.state.workers.find(sampler.worker_id);
-    if (worker == t.state.workers.end() || !worker->second.Usable()) continue;
-    if (sampler.job_id == sample.job_id && sampler.step == sample.step) return &sampler;
-    if (best == nullptr) best = &sampler;
-  }
-  return best;
-}
-
 std::string WaitReason(Transition& t) {
   bool busy = false;
   for (const auto& [id, sampler] : t.state.samplers) {
@@ -78,7 +66,7 @@ std::string WaitReason(Transition& t) {
     }
     busy = busy || sampler.phase == SamplerPhase::kReady;
   }
-  if (t.samplers_yield) return "a job that waits gets the next free slots";
+  if (t.state.samplers_yield) return "a job that waits gets the next free slots";
   if (busy) return "waits for a sampler";
   int slots = 0;
   for (const auto& [id, worker] : t.state.workers) {
@@ -88,49 +76,90 @@ std::string WaitReason(Transition& t) {
   return absl::StrCat("no slot is free for a sampler: all ", slots, " are in use");
 }
 
-}  // namespace
-
-void ScheduleSamplers(Transition& t) {
-  while (!t.state.sample_queue.empty()) {
-    const uint64_t call = t.state.sample_queue.front();
-    SamplerEntry* sampler = ReadySampler(t, t.state.samples.at(call));
-    if (sampler == nullptr) break;
-    t.state.sample_queue.pop_front();
-    DispatchSample(t, call, *sampler);
-  }
-  if (t.state.sample_queue.empty()) return;
+void StartAnother(Transition& t) {
   bool starting = false;
   for (const auto& [id, sampler] : t.state.samplers) {
     starting = starting || sampler.phase == SamplerPhase::kStarting ||
                sampler.not_before_ms > t.now.monotonic_ms;
   }
+  const int samplers = static_cast<int>(t.state.samplers.size());
   // One that took a slot that another gives up would have to give it up in turn, for ever.
-  if (!starting && !t.samplers_yield &&
-      static_cast<int>(t.state.samplers.size()) < t.options().max_samplers) {
-    const SampleEntry& first = t.state.samples.at(t.state.sample_queue.front());
-    const bool cuda = first.spec.parallel().device() == v1::DEVICE_CUDA;
-    if (const auto place = FindFreeSlot(t.state, cuda ? "cuda" : "cpu")) StartSampler(t, *place);
+  const bool yield = t.state.samplers_yield && samplers >= t.options().sampling_slots;
+  if (starting || yield || samplers >= t.options().max_samplers) return;
+  bool cuda = false;
+  if (const auto first = t.state.sample_queue.Front()) {
+    cuda = t.state.samples.at(*first).model->config.device == diffmoe::DeviceKind::kCuda;
   }
-  TellQueue(t, WaitReason(t));
+  const auto place = FindFreeSlot(t.state, t.now.monotonic_ms, cuda ? "cuda" : "cpu");
+  if (place) StartSampler(t, *place);
+}
+
+}  // namespace
+
+void ScheduleSamplers(Transition& t) {
+  for (auto& [id, sampler] : t.state.samplers) {
+    if (sampler.yielding && sampler.phase == SamplerPhase::kReady && sampler.calls.empty()) {
+      StopSampler(t, sampler, "a job needs the slot");
+    }
+  }
+  DispatchWaiting(t);
+  const bool wanted = std::exchange(t.state.more_samplers_wanted, false);
+  if (!t.state.sample_queue.empty() || wanted) StartAnother(t);
+  if (!t.state.sample_queue.empty()) TellQueue(t, WaitReason(t));
+}
+
+std::set<std::string> ProtectedSamplers(const State& state) {
+  std::set<std::string> chosen;
+  for (const auto& [id, sampler] : state.samplers) {
+    if (static_cast<int>(chosen.size()) >= state.options.sampling_slots) break;
+    if (sampler.phase != SamplerPhase::kStopping) chosen.insert(id);
+  }
+  return chosen;
+}
+
+std::set<std::pair<std::string, int>> SamplingSlots(const State& state) {
+  const auto wanted = static_cast<size_t>(std::max(0, state.options.sampling_slots));
+  std::set<std::pair<std::string, int>> chosen;
+  for (const std::string& id : ProtectedSamplers(state)) {
+    const SamplerEntry& sampler = state.samplers.at(id);
+    chosen.emplace(sampler.worker_id, sampler.slot);
+  }
+  // Then free ones, the last ones first; then those that become free later.
+  for (const bool want_free : {true, false}) {
+    for (auto worker = state.workers.rbegin(); worker != state.workers.rend(); ++worker) {
+      if (!worker->second.Usable()) continue;
+      for (size_t i = worker->second.slots.size(); i-- > 0 && chosen.size() < wanted;) {
+        if (worker->second.slots[i].user.has_value() == want_free) continue;
+        chosen.emplace(worker->first, static_cast<int>(i));
+      }
+    }
+  }
+  return chosen;
 }
 
 bool YieldSamplers(Transition& t, const std::string& device, int slots_missing) {
-  int stopping = 0, busy = 0;
-  std::vector<SamplerEntry*> idle;
+  const std::set<std::string> kept = ProtectedSamplers(t.state);
+  int stopping = 0;
+  std::vector<SamplerEntry*> idle, busy;
   for (auto& [id, sampler] : t.state.samplers) {
-    if (DeviceKind(sampler.device) != device) continue;
+    if (DeviceKind(sampler.device) != device || kept.contains(id)) continue;
     if (sampler.phase == SamplerPhase::kStopping) {
       ++stopping;
-    } else if (sampler.phase == SamplerPhase::kReady && !sampler.call) {
+    } else if (sampler.phase == SamplerPhase::kReady && sampler.calls.empty()) {
       idle.push_back(&sampler);
     } else {
-      ++busy;
+      busy.push_back(&sampler);
     }
   }
-  if (stopping + busy + static_cast<int>(idle.size()) < slots_missing) return false;
+  if (stopping + static_cast<int>(busy.size() + idle.size()) < slots_missing) return false;
   for (SamplerEntry* sampler : idle) {
     if (stopping >= slots_missing) break;
     StopSampler(t, *sampler, "a job needs the slot");
+    ++stopping;
+  }
+  for (SamplerEntry* sampler : busy) {
+    if (stopping >= slots_missing) break;
+    sampler->yielding = true;
     ++stopping;
   }
   return true;
@@ -152,33 +181,35 @@ void SamplerGone(Transition& t, const std::string& sampler_id, const std::string
   t.state.schedule_due = true;
   if (sampler.phase == SamplerPhase::kStopping) return;
   t.Emit(WorkerLogged{sampler.worker_id, absl::StrCat(sampler.id, " ended: ", why), true});
-  if (sampler.call) {
-    RequeueSample(t, *sampler.call, why);
-  } else if (sampler.phase == SamplerPhase::kStarting && !t.state.sample_queue.empty()) {
-    RequeueSample(t, t.state.sample_queue.front(), why);
-  }
+  for (const uint64_t call : sampler.calls) RequeueSample(t, call, why);
+  if (sampler.phase != SamplerPhase::kStarting) return;
+  const std::optional<uint64_t> first = t.state.sample_queue.Front();
+  if (!first) return;
+  RemoveFromQueue(t.state, t.state.samples.at(*first));
+  RequeueSample(t, *first, why);
 }
 
 void SamplerStarted(Transition& t, SamplerEntry& sampler) {
   if (sampler.phase != SamplerPhase::kStarting) return;
   sampler.phase = SamplerPhase::kReady;
-  SamplerIdle(t, sampler);
-}
-
-void SamplerIdle(Transition& t, SamplerEntry& sampler) {
-  sampler.call.reset();
   sampler.idle_since_ms = t.now.monotonic_ms;
   t.state.schedule_due = true;
 }
 
 void TickSamplers(Transition& t) {
+  const int64_t now_ms = t.now.monotonic_ms;
+  const auto passed = [now_ms](int64_t& until_ms) {
+    if (until_ms <= now_ms) until_ms = 0;
+  };
+  for (auto& [id, worker] : t.state.workers) passed(worker.no_samplers_until_ms);
   std::vector<std::string> stuck;
   for (auto& [id, sampler] : t.state.samplers) {
+    passed(sampler.not_before_ms);
+    passed(sampler.avoid_until_ms);
     if (sampler.phase == SamplerPhase::kStopping) {
-      if (t.now.monotonic_ms >= sampler.stop_since_ms + t.options().stop_limit_ms)
-        stuck.push_back(id);
-    } else if (sampler.phase == SamplerPhase::kReady && !sampler.call &&
-               t.now.monotonic_ms >= sampler.idle_since_ms + t.options().sampler_idle_ms) {
+      if (now_ms >= sampler.stop_since_ms + t.options().stop_limit_ms) stuck.push_back(id);
+    } else if (sampler.phase == SamplerPhase::kReady && sampler.calls.empty() &&
+               now_ms >= sampler.idle_since_ms + t.options().sampler_idle_ms) {
       StopSampler(t, sampler, "idle");
     }
   }

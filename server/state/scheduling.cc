@@ -20,12 +20,14 @@ int FewestRanks(const JobEntry& job) {
 
 std::vector<CandidateSlot> UsableSlots(const State& state) {
   const std::set<std::pair<std::string, int>> reserved = ReservedSlots(state);
+  const std::set<std::pair<std::string, int>> for_samplers = SamplingSlots(state);
   std::vector<CandidateSlot> slots;
   for (const auto& [id, worker] : state.workers) {
     if (!worker.Usable()) continue;
     for (size_t i = 0; i < worker.slots.size(); ++i) {
       const SlotEntry& slot = worker.slots[i];
       const int index = static_cast<int>(i);
+      if (for_samplers.contains({id, index})) continue;
       const bool free = !slot.user.has_value() && !reserved.contains({id, index});
       slots.push_back({id, index, slot.device, free});
     }
@@ -140,13 +142,17 @@ bool MakeRoom(Transition& t, const JobEntry& job, const std::string& kind,
 // Says why the job waits. True when later jobs must wait behind it.
 bool ExplainWait(Transition& t, JobEntry& job, const std::string& kind,
                  const PlacementResult& result, const std::vector<CandidateSlot>& slots) {
+  std::string reason = result.reason;
+  if (const int kept = t.options().sampling_slots; kept > 0) {
+    absl::StrAppend(&reason, "; ", kept, kept == 1 ? " more is" : " more are",
+                    " kept for sampling");
+  }
   if (!result.ever) {
-    SetReason(t, job, v1::REASON_CLUSTER_TOO_SMALL, result.reason);
+    SetReason(t, job, v1::REASON_CLUSTER_TOO_SMALL, reason);
     return false;  // a job that is larger than the cluster holds nobody up
   }
-  std::string reason = result.reason;
   if (YieldSamplers(t, kind, result.missing)) {
-    t.samplers_yield = true;
+    t.state.samplers_yield = true;
     absl::StrAppend(&reason, "; a sampler is giving up its slot");
   } else if (MakeRoom(t, job, kind, slots)) {
     absl::StrAppend(&reason, "; other jobs are giving up theirs");
@@ -189,6 +195,8 @@ std::string DescribeTurn(const State& state, const JobEntry& job) {
 void ScheduleJobs(Transition& t) {
   EndBackOffs(t);
   t.state.blocked.clear();
+  t.state.samplers_yield = false;
+  for (auto& [id, sampler] : t.state.samplers) sampler.yielding = false;
   std::vector<CandidateSlot> slots = UsableSlots(t.state);
   for (auto it = t.state.queue.begin(); it != t.state.queue.end();) {
     const auto [key, id] = *it++;  // placing it takes it out of the queue

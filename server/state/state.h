@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -14,6 +15,9 @@
 #include "diffmoe/internal/v1/records.pb.h"
 #include "diffmoe/v1/sampling.pb.h"
 #include "diffmoe/worker/v1/worker_plane.pb.h"
+#include "server/sampling/sample_cost.h"
+#include "server/sampling/user_queue.h"
+#include "server/state/sampling_state.h"
 
 namespace diffmoe::server {
 
@@ -48,7 +52,27 @@ struct StateOptions {
   int max_workers = 1000;
   int max_kept_attempts = 50;
 
+  // Sampling requests that wait for a sampler: in all, of one user, and their rows in all. A
+  // request is taken, however many rows it has, when no other waits.
   int max_sample_requests = 256;
+  int max_sample_requests_per_user = 128;
+  int64_t max_sample_rows = 20'000'000;
+  // The ids of so many requests are remembered, ended ones included.
+  int max_known_samples = 10'000;
+  // What a sampler is given at a time: more waits here, where another sampler can take it.
+  // Requests, requests of one that hasn't said yet what a row costs, and how long it needs for
+  // them.
+  int max_sampler_requests = 64;
+  int max_unmeasured_requests = 16;
+  int64_t sampler_backlog_ms = 2000;
+  // A sampler without the checkpoint is chosen when others have so much more to do.
+  int64_t sampler_load_ms = 1000;
+  // A sampler that gave requests back, and its worker, get no new ones for so long.
+  int64_t sampler_avoid_ms = 2000;
+  // Positions of the queue are told at once near its head, else so often.
+  int64_t queue_report_ms = 1000;
+  // Slots that jobs leave to samplers.
+  int sampling_slots = 0;
   int max_samplers = 4;
   int max_sampler_losses = 2;  // a request that loses more samplers fails
   int64_t sampler_idle_ms = 60'000;
@@ -79,6 +103,8 @@ struct WorkerEntry {
   int64_t last_heard_ms = 0;
   int64_t silent_since_ms = 0;
   int64_t connect_unix_ms = 0;
+  // Its samplers give their requests back because it ends: none is started there before this.
+  int64_t no_samplers_until_ms = 0;
   std::vector<SlotEntry> slots;
 
   bool Usable() const { return session != 0 && !silent && !lost; }
@@ -136,44 +162,13 @@ struct JobEntry {
   std::map<int64_t, std::set<std::string>> forks;
   AttemptEntry attempt;
   int64_t not_before_ms = 0;  // monotonic
+  // Of committed checkpoints, by step.
+  std::map<int64_t, std::shared_ptr<const v1::Calibration>> calibrations;
+  std::shared_ptr<const SampledModel> sampled_model;  // made with the first sampling request
+  StepCurve step_curve;  // of samplers that work for this job alone; unknown at first
 
   const v1::Job& job() const { return record.job(); }
   v1::Job& job() { return *record.mutable_job(); }
-};
-
-enum class SamplerPhase { kStarting, kReady, kStopping };
-
-struct SamplerEntry {
-  std::string id;
-  int64_t epoch = 0;
-  std::string worker_id;
-  int slot = 0;
-  std::string device;
-  SamplerPhase phase = SamplerPhase::kStarting;
-  std::optional<uint64_t> call;  // the request it works on
-  std::string job_id;            // checkpoint that it has loaded
-  int64_t step = 0;
-  int64_t idle_since_ms = 0;
-  int64_t stop_since_ms = 0;
-  int64_t not_before_ms = 0;  // refused a task; not asked before this
-};
-
-struct SampleEntry {
-  uint64_t call = 0;
-  std::string request_id;
-  std::string job_id;
-  int64_t step = 0;
-  v1::TrainingSpec spec;
-  v1::SampleRequest request;  // complete
-  std::optional<int64_t> deadline_ms;
-  int64_t submitted_ms = 0;
-  std::string sampler_id;  // empty: queued
-  bool waited = false;     // its queue wait is measured
-  int losses = 0;
-  int refusals = 0;
-  int next_image = 0;  // images before it have been sent to the client
-  int told_position = -1;
-  std::string told_reason;
 };
 
 // Order of the queue: priority, then age.
@@ -194,14 +189,22 @@ struct State {
   std::set<std::pair<int64_t, std::string>> backing_off;  // QUEUED, not before that (monotonic)
   std::set<std::string> placed;  // jobs with an attempt: STARTING to CANCELLING, PAUSING
   bool schedule_due = false;     // slots or the queue have changed: post Schedule
+  bool samples_due = false;      // samplers or requests have: post Schedule, too
   // By device kind the job that the last Schedule could not place. Jobs behind it wait without a
   // look at the slots.
   std::map<std::string, QueueKey> blocked;
   std::map<std::string, WorkerEntry> workers;
   std::map<uint64_t, std::string> sessions;  // session -> worker id
   std::map<std::string, SamplerEntry> samplers;
+  bool samplers_yield = false;              // they give up slots for a job; none may be started
+  bool more_samplers_wanted = false;        // a request was refused for the others' backlog
   std::map<uint64_t, SampleEntry> samples;  // by call
-  std::deque<uint64_t> sample_queue;        // calls without a sampler, oldest first
+  std::map<std::string, uint64_t> samples_by_task;
+  std::set<std::pair<int64_t, uint64_t>> sample_deadlines;  // monotonic, call
+  UserQueue sample_queue;                                   // calls without a sampler
+  int64_t queued_rows = 0;                                  // of sample_queue
+  std::map<std::string, KnownSample> known_samples;         // by the caller's request id
+  std::deque<std::string> known_sample_order;               // its keys, oldest first
   int64_t next_sample_number = 1;
 };
 

@@ -23,9 +23,10 @@ struct Dispatch {
     t.state.schedule_due = true;
   }
   void operator()(const Schedule&) {
-    ScheduleJobs(t);
-    ScheduleSamplers(t);
+    if (t.state.schedule_due) ScheduleJobs(t);
     t.state.schedule_due = false;
+    ScheduleSamplers(t);
+    t.state.samples_due = false;
   }
   void operator()(const SubmitJob& event) { OnSubmitJob(t, event); }
   void operator()(const ForkJob& event) { OnForkJob(t, event); }
@@ -45,7 +46,9 @@ struct Dispatch {
   void operator()(const CommitManifest& event) { OnCommitManifest(t, event); }
   void operator()(const CheckpointDamaged& event) { OnCheckpointDamaged(t, event); }
   void operator()(const SubmitSample& event) { OnSubmitSample(t, event); }
+  void operator()(const SubmitCalibration& event) { OnSubmitCalibration(t, event); }
   void operator()(const CancelSample& event) { OnCancelSample(t, event); }
+  void operator()(const CancelSampleById& event) { OnCancelSampleById(t, event); }
   void operator()(const SampleUpdated& event) { OnSampleUpdated(t, event); }
 };
 
@@ -73,7 +76,7 @@ void CompleteReplies(Transition& t) {
 }  // namespace
 
 Effects Step(State& state, const Event& event, Now now) {
-  Transition t{state, now, {}, {}, {}, {}, false};
+  Transition t{state, now, {}, {}, {}, {}};
   std::visit(Dispatch{t}, event);
   CompleteReplies(t);
   WriteChangedJobs(t);
@@ -110,16 +113,24 @@ int64_t NextWakeupMs(const State& state) {
   for (const auto& [id, sampler] : state.samplers) {
     if (sampler.phase == SamplerPhase::kStopping) {
       at(sampler.stop_since_ms + options.stop_limit_ms);
-    } else if (sampler.phase == SamplerPhase::kReady && !sampler.call) {
-      at(sampler.idle_since_ms + options.sampler_idle_ms);
-      if (sampler.not_before_ms > 0 && !state.sample_queue.empty()) at(sampler.not_before_ms);
+    } else if (sampler.phase == SamplerPhase::kReady) {
+      if (sampler.calls.empty()) at(sampler.idle_since_ms + options.sampler_idle_ms);
+      if (!state.sample_queue.empty()) {
+        if (sampler.not_before_ms > 0) at(sampler.not_before_ms);
+        if (sampler.avoid_until_ms > 0) at(sampler.avoid_until_ms);
+      }
     }
   }
-  for (const auto& [call, sample] : state.samples) {
-    if (sample.deadline_ms) at(*sample.deadline_ms);
+  if (!state.sample_queue.empty()) {
+    for (const auto& [id, worker] : state.workers) {
+      if (worker.no_samplers_until_ms > 0) at(worker.no_samplers_until_ms);
+    }
   }
+  if (!state.sample_deadlines.empty()) at(state.sample_deadlines.begin()->first);
   return next;
 }
+
+bool ScheduleDue(const State& state) { return state.schedule_due || state.samples_due; }
 
 bool IsRequest(const Event& event) {
   return std::visit(
@@ -128,7 +139,8 @@ bool IsRequest(const Event& event) {
                std::is_same_v<E, RetryJob> || std::is_same_v<E, CancelJob> ||
                std::is_same_v<E, PauseJob> || std::is_same_v<E, ResumeJob> ||
                std::is_same_v<E, UpdateJob> || std::is_same_v<E, PinCheckpoint> ||
-               std::is_same_v<E, DeleteJobCheckpoint> || std::is_same_v<E, SubmitSample>;
+               std::is_same_v<E, DeleteJobCheckpoint> || std::is_same_v<E, SubmitSample> ||
+               std::is_same_v<E, SubmitCalibration> || std::is_same_v<E, CancelSampleById>;
       },
       event);
 }

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +20,14 @@ Effects Step(State& state, const Event& event, Now now);
 
 // Monotonic time at which a Tick is due; INT64_MAX when nothing waits.
 int64_t NextWakeupMs(const State& state);
+
+// A Schedule event is due at the end of the batch.
+bool ScheduleDue(const State& state);
+
+// Of the checkpoint, without a step of the newest. Errors: NOT_FOUND, FAILED_PRECONDITION
+// NO_CALIBRATION or NO_CHECKPOINT_YET, DATA_LOSS.
+absl::StatusOr<std::shared_ptr<const v1::Calibration>> FindCalibration(
+    const State& state, const std::string& job_id, const std::optional<int64_t>& step);
 
 // The durable part of a state from its records (keys and values). DATA_LOSS names the record that
 // can't be read; FAILED_PRECONDITION when the store was written by a newer schema. Post Restarted

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "server/state/effect.h"
 #include "server/state/event.h"
 #include "server/state/state.h"
@@ -22,7 +23,6 @@ struct Transition {
   std::set<std::string> changed_jobs;     // written and published once, at the end of the step
   std::set<std::string> progressed_jobs;  // published only
   std::map<std::string, std::vector<v1::JobEvent>> job_events;
-  bool samplers_yield = false;  // samplers give up slots for a job; none may be started
 
   template <typename E>
   void Emit(E effect) {
@@ -131,30 +131,66 @@ void UpdateForkUse(State& state, const JobEntry& job);
 // Deletes what retention doesn't keep and nobody uses.
 void ApplyRetention(Transition& t, JobEntry& job);
 
-// --- sample_transitions.cc
+// --- sample_admission.cc
 void OnSubmitSample(Transition& t, const SubmitSample& event);
+void OnSubmitCalibration(Transition& t, const SubmitCalibration& event);
+// Seconds until a request for the job has its turn behind so many rows of the queue; 0: unknown.
+double WaitSeconds(const State& state, const JobEntry& job, int64_t queued_rows);
+void ForgetCall(State& state, const SampleEntry& sample);
+
+// --- calibration_transitions.cc
+// Thresholds for the capacity that `request` (complete) asks for; none when it asks for none.
+// Errors: FAILED_PRECONDITION NO_CALIBRATION, INVALID_ARGUMENT.
+absl::StatusOr<std::vector<v1::CalibratedLayer>> ThresholdsFor(const JobEntry& job, int64_t step,
+                                                               bool newest,
+                                                               const v1::SampleRequest& request);
+// FAILED_PRECONDITION NO_CALIBRATION; with `newest`, of the job's newest checkpoint.
+absl::Status NoCalibration(const JobEntry& job, int64_t step, bool newest);
+// Writes the record and ends the call.
+void FinishCalibration(Transition& t, uint64_t call, v1::Calibration calibration);
+// The checkpoint has gone or was replaced.
+void DropCalibration(Transition& t, JobEntry& job, int64_t step);
+
+// --- sample_transitions.cc
 void OnCancelSample(Transition& t, const CancelSample& event);
+void OnCancelSampleById(Transition& t, const CancelSampleById& event);
 void OnSampleUpdated(Transition& t, const SampleUpdated& event);
 void EndSample(Transition& t, uint64_t call, absl::Status status, SampleOutcome outcome);
-// The sampler of the request is gone: to the head of the queue again, or UNAVAILABLE.
+// Tells the sampler of the request, when it has one, to drop it, and takes it from it.
+void CancelOnSampler(Transition& t, SampleEntry& sample);
+// The sampler of the request is gone: into the queue again, or UNAVAILABLE.
 void RequeueSample(Transition& t, uint64_t call, const std::string& why);
-// Sends the request to a ready sampler.
-void DispatchSample(Transition& t, uint64_t call, SamplerEntry& sampler);
+void TickSamples(Transition& t);
+
+// --- sample_dispatch.cc
+// Rows that the sampler has to do.
+int64_t BacklogRows(const State& state, const SamplerEntry& sampler);
+double BacklogSeconds(const State& state, const SamplerEntry& sampler);
+// Gives waiting requests to samplers that have room.
+void DispatchWaiting(Transition& t);
+void SendTask(Transition& t, const SampleEntry& sample, const SamplerEntry& sampler);
+// The request has left the sampler, however.
+void TakeFromSampler(Transition& t, SamplerEntry& sampler, const SampleEntry& sample);
+void AddToQueue(State& state, const SampleEntry& sample);
+void RemoveFromQueue(State& state, const SampleEntry& sample);
 // Tells the waiting requests their positions.
 void TellQueue(Transition& t, const std::string& reason);
-void TickSamples(Transition& t);
+void OnSamplerLoad(Transition& t, SamplerEntry& sampler, const worker::v1::SamplerLoad& load);
 
 // --- sampler_transitions.cc
 // Gives waiting requests to samplers, starts samplers on free slots, stops idle ones.
 void ScheduleSamplers(Transition& t);
-// Stops idle samplers for a job that waits for slots of the device kind. True when it will have
-// room then.
+// Samplers on slots that jobs leave to them.
+std::set<std::string> ProtectedSamplers(const State& state);
+// Slots that no job may be placed on: State::options.sampling_slots of them.
+std::set<std::pair<std::string, int>> SamplingSlots(const State& state);
+// Makes samplers give up slots for a job that waits for slots of the device kind, idle ones at
+// once, others after their requests. True when it will have room then.
 bool YieldSamplers(Transition& t, const std::string& device, int slots_missing);
 void StopSampler(Transition& t, SamplerEntry& sampler, const std::string& reason);
 void SamplerGone(Transition& t, const std::string& sampler_id, const std::string& why);
 // Its process runs: ready, when it was starting.
 void SamplerStarted(Transition& t, SamplerEntry& sampler);
-void SamplerIdle(Transition& t, SamplerEntry& sampler);
 void TickSamplers(Transition& t);
 
 // --- restart_transitions.cc

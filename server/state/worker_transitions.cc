@@ -26,9 +26,10 @@ void AdoptRank(Transition& t, WorkerEntry& worker, const worker::v1::RunningRank
       it->second.worker_id == worker.id && it->second.phase != SamplerPhase::kStopping) {
     SamplerEntry& sampler = it->second;
     SamplerStarted(t, sampler);  // the message that said so may be lost with the stream
-    // So may the task; the rank drops one that it has.
-    if (sampler.call && !t.state.samples.at(*sampler.call).waited) {
-      DispatchSample(t, *sampler.call, sampler);
+    // So may tasks; the rank drops one that it has.
+    for (const uint64_t call : sampler.calls) {
+      const SampleEntry& sample = t.state.samples.at(call);
+      if (!sample.begun) SendTask(t, sample, sampler);
     }
     return;
   }

@@ -34,7 +34,8 @@ void Coordinator::Start() {
   std::vector<std::pair<std::string, std::string>> records;
   for (const auto& [key, value] : store_->records()) {
     if (key == server::kHeaderKey || key.starts_with(server::kJobsPrefix) ||
-        key.starts_with(server::kManifestsPrefix)) {
+        key.starts_with(server::kManifestsPrefix) ||
+        key.starts_with(server::kCalibrationsPrefix)) {
       records.emplace_back(key, value);
     }
   }

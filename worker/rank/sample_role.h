@@ -1,5 +1,5 @@
-// What a sampling rank does: takes requests, advances all of them one denoise step at a time, sends
-// images.
+// What a sampling rank does: takes requests and calibrations, serves them step by step, sends what
+// comes of it.
 #pragma once
 
 #include "absl/status/status.h"
@@ -7,8 +7,9 @@
 
 namespace diffmoe {
 
-// Runs until asked to stop. Errors of single requests go to their requesters; the returned error
-// ends the rank.
+// Runs until asked to stop; requests that aren't done then end with UNAVAILABLE, so that another
+// sampler takes them. Errors of single requests go to their requesters; the returned error ends the
+// rank.
 absl::Status RunSampleRole(RankLink& link);
 
 }  // namespace diffmoe

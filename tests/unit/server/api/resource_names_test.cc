@@ -4,7 +4,6 @@
 
 #include "server/api/grpc_status.h"
 #include "server/errors.h"
-#include "server/sampling/sample_request.h"
 
 namespace diffmoe::server {
 namespace {
@@ -64,61 +63,6 @@ TEST(GrpcStatusTest, CarriesTheDetails) {
   EXPECT_EQ(error.reason(), v1::JOB_NOT_FOUND);
   EXPECT_EQ(error.resource(), "jobs/a");
   EXPECT_TRUE(ToGrpc(absl::OkStatus()).ok());
-}
-
-v1::SampleRequest GoodRequest() {
-  v1::SampleRequest request;
-  request.add_classes(3);
-  request.set_count(4);
-  return request;
-}
-
-TEST(SampleRequestTest, RangesAreChecked) {
-  v1::TrainingSpec spec;
-  spec.mutable_model()->set_classes(10);
-  EXPECT_TRUE(ValidateSampleRequest(GoodRequest(), spec).empty());
-  const auto fault = [&spec](auto change) {
-    v1::SampleRequest request = GoodRequest();
-    change(request);
-    const auto violations = ValidateSampleRequest(request, spec);
-    return violations.size() == 1 ? violations[0].field() : "";
-  };
-  EXPECT_EQ(fault([](auto& r) { r.set_classes(0, -1); }), "classes[0]");
-  EXPECT_EQ(fault([](auto& r) { r.set_classes(0, 10); }), "classes[0]");
-  EXPECT_EQ(fault([](auto& r) { r.clear_classes(); }), "classes");
-  EXPECT_EQ(fault([](auto& r) { r.add_classes(1); }), "classes");
-  EXPECT_EQ(fault([](auto& r) { r.set_count(1025); }), "count");
-  EXPECT_EQ(fault([](auto& r) { r.set_count(0); }), "count");
-  EXPECT_EQ(fault([](auto& r) { r.set_steps(0); }), "steps");
-  EXPECT_EQ(fault([](auto& r) { r.set_steps(1'000'000); }), "steps");
-  EXPECT_EQ(fault([](auto& r) { r.set_guidance(-1); }), "guidance");
-  EXPECT_EQ(fault([](auto& r) { r.set_guidance(std::numeric_limits<double>::infinity()); }),
-            "guidance");
-  EXPECT_EQ(fault([](auto& r) { r.set_guidance(std::nan("")); }), "guidance");
-  EXPECT_EQ(fault([](auto& r) { r.mutable_guidance_interval()->set_end(1.1); }),
-            "guidance_interval");
-  EXPECT_EQ(fault([](auto& r) { r.mutable_guidance_interval()->set_begin(std::nan("")); }),
-            "guidance_interval");
-  EXPECT_EQ(fault([](auto& r) { r.set_eta(std::nan("")); }), "eta");
-}
-
-TEST(SampleRequestTest, CompletionFillsDefaultsOnly) {
-  v1::SampleRequest request = GoodRequest();
-  request.set_steps(7);
-  CompleteSampleRequest(v1::TrainingSpec(), &request);
-  EXPECT_EQ(request.steps(), 7);
-  EXPECT_EQ(request.sampler(), "euler");
-  v1::TrainingSpec ddpm;
-  ddpm.mutable_diffusion()->set_process(v1::DIFFUSION_PROCESS_DDPM);
-  v1::SampleRequest other = GoodRequest();
-  CompleteSampleRequest(ddpm, &other);
-  EXPECT_EQ(other.sampler(), "ddim");
-  EXPECT_EQ(other.steps(), 50);
-  EXPECT_FALSE(request.has_eta());
-  EXPECT_FALSE(request.has_guidance_interval());
-  EXPECT_DOUBLE_EQ(request.guidance(), 2);
-  ASSERT_EQ(request.classes_size(), 4);
-  EXPECT_EQ(request.classes(3), 3);
 }
 
 }  // namespace

@@ -75,15 +75,28 @@ TEST(StreamOutboxTest, MergeKeepsOneMessageWaiting) {
   EXPECT_EQ(outbox.in_flight().id(), "bc");
 }
 
-TEST(StreamOutboxTest, PushOrReplaceLastDropsOutdatedOnes) {
+TEST(StreamOutboxTest, PushReplacingDropsOutdatedOnesWhereverTheyWait) {
   Outbox outbox({});
   OutboxAction action;
-  const auto outdated = [](const v1::Job& last) { return last.id() == "old"; };
+  const auto outdated = [](const v1::Job& waiting) { return waiting.id() == "old"; };
   ASSERT_TRUE(outbox.Push(Named("a"), &action));
-  ASSERT_TRUE(outbox.PushOrReplaceLast(Named("old"), outdated, &action));
-  ASSERT_TRUE(outbox.PushOrReplaceLast(Named("new"), outdated, &action));
+  ASSERT_TRUE(outbox.PushReplacing(Named("old"), outdated, &action));
+  ASSERT_TRUE(outbox.Push(Named("b"), &action));
+  ASSERT_TRUE(outbox.PushReplacing(Named("new"), outdated, &action));
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kWrite);
+  EXPECT_EQ(outbox.in_flight().id(), "b");
   EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kWrite);
   EXPECT_EQ(outbox.in_flight().id(), "new");
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kNone);
+}
+
+TEST(StreamOutboxTest, DropMakesRoom) {
+  Outbox outbox({.max_messages = 2, .max_bytes = 1000});
+  OutboxAction action;
+  for (const char* id : {"in flight", "old", "kept"}) ASSERT_TRUE(outbox.Push(Named(id), &action));
+  EXPECT_FALSE(outbox.Push(Named("new"), &action));
+  outbox.Drop([](const v1::Job& waiting) { return waiting.id() == "old"; });
+  EXPECT_TRUE(outbox.Push(Named("new"), &action));
 }
 
 TEST(StreamOutboxTest, Bounds) {

@@ -9,7 +9,13 @@ namespace diffmoe::server {
 v1::TrainingSpec TestSpec(const std::string& name, int ranks) {
   v1::TrainingSpec spec;
   spec.set_name(name);
-  spec.mutable_model()->set_classes(10);
+  v1::ModelSpec* model = spec.mutable_model();
+  model->set_family(v1::FAMILY_DIFFMOE);
+  model->set_classes(10);
+  model->set_image_size(32);
+  model->set_channels(1);
+  model->set_patch_size(4);
+  model->set_experts(8);
   spec.mutable_train()->set_steps(100);
   spec.mutable_parallel()->set_ranks(ranks);
   spec.mutable_parallel()->set_device(v1::DEVICE_CPU);
@@ -47,7 +53,7 @@ void ClusterHarness::Apply(const Event& event) {
 
 void ClusterHarness::ApplyBatch(const Event& event) {
   Apply(event);
-  if (state.schedule_due) Apply(Schedule{});
+  if (ScheduleDue(state)) Apply(Schedule{});
 }
 
 void ClusterHarness::Post(const Event& event) {
@@ -240,6 +246,49 @@ void ClusterHarness::Update(const worker::v1::SampleTask& task,
   *event.update.mutable_group() = task.group();
   *event.update.mutable_response() = response;
   Post(event);
+}
+
+void ClusterHarness::FinishSample(const worker::v1::SampleTask& task) {
+  v1::SampleResponse response;
+  for (int i = 0; i < task.request().count(); ++i) {
+    response.mutable_image()->set_index(i);
+    Update(task, response);
+  }
+  response.mutable_finished()->mutable_receipt()->set_seconds(1.5);
+  Update(task, response);
+}
+
+void ClusterHarness::Load(const worker::v1::GroupId& group, double base_seconds, double row_seconds,
+                          int64_t rows_waiting, int requests, int width_rows) {
+  SampleUpdated event;
+  *event.update.mutable_group() = group;
+  worker::v1::SamplerLoad* load = event.update.mutable_load();
+  load->set_step_base_seconds(base_seconds);
+  load->set_step_row_seconds(row_seconds);
+  load->set_rows_waiting(rows_waiting);
+  load->set_requests(requests);
+  load->set_width_rows(width_rows);
+  Post(event);
+}
+
+uint64_t ClusterHarness::Submit(SubmitSample event) {
+  event.call = next_number_++;
+  if (event.request.classes().empty()) event.request.add_classes(3);
+  if (event.request.count() == 0) event.request.set_count(1);
+  if (!event.request.has_seed()) event.request.set_seed(7);
+  Post(event);
+  return event.call;
+}
+
+uint64_t ClusterHarness::Calibrate(SubmitCalibration event) {
+  event.call = next_number_++;
+  Post(event);
+  return event.call;
+}
+
+absl::Status ClusterHarness::CancelById(const std::string& request_id) {
+  Post(CancelSampleById{next_number_++, request_id});
+  return last_status;
 }
 
 void ClusterHarness::SampleFailed(const worker::v1::SampleTask& task, absl::StatusCode code) {

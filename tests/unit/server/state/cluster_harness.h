@@ -58,7 +58,16 @@ class ClusterHarness {
   // Sampling; the call's number.
   uint64_t Sample(const std::string& job_id, std::optional<int64_t> step = {}, int count = 1,
                   int64_t deadline_in_ms = 0);
+  // With a class, a count and a seed if it has none; the call's number.
+  uint64_t Submit(SubmitSample event);
+  uint64_t Calibrate(SubmitCalibration event);
+  absl::Status CancelById(const std::string& request_id);
   void Update(const worker::v1::SampleTask& task, const v1::SampleResponse& response);
+  // All images, then the end.
+  void FinishSample(const worker::v1::SampleTask& task);
+  // What the sampler says about itself.
+  void Load(const worker::v1::GroupId& group, double base_seconds, double row_seconds,
+            int64_t rows_waiting, int requests, int width_rows = 8);
   void SampleFailed(const worker::v1::SampleTask& task, absl::StatusCode code);
 
   const v1::Job& job(const std::string& id) const { return state.jobs.at(id).job(); }

@@ -29,6 +29,7 @@ FakeRankLink::FakeRankLink(const TrainingConfig& config) {
   for (int64_t block = 0; block < config.model.depth; ++block) {
     if (!config.model.IsMoeBlock(block)) continue;
     manifest_.summary.blocks.push_back(static_cast<int>(block));
+    if (config.model.family != Family::kDiffMoe) continue;
     manifest_.summary.experts = static_cast<int>(config.model.experts);
     manifest_.summary.thresholds.insert(manifest_.summary.thresholds.end(),
                                         static_cast<size_t>(config.model.experts), 0.5f);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,9 +21,14 @@ class FakeRankLink final : public RankLink {
   // In the order of arrival, per request.
   std::map<std::string, std::vector<SampleUpdateData>> updates;
 
+  // Updates of these requests fail, as when their stream broke.
+  std::set<std::string> deaf;
+
   // What becomes of checkpoints, and what stop_requested says. From any thread.
   std::function<absl::Status(int64_t, absl::Span<const TensorRun>)> put_shard;
   std::atomic<bool> stop = false;
+  // The next command; not set: there is none.
+  std::function<std::optional<RankCommandData>()> next_command;
 
   const RankAssignment& assignment() const override { return assignment_; }
   Activity& activity() override { return activity_; }
@@ -38,10 +44,13 @@ class FakeRankLink final : public RankLink {
                            absl::Span<const ReadTarget> targets) override;
   void SayFailure(const absl::Status&, int64_t) override {}
   void SayDone(int64_t) override {}
-  std::optional<RankCommandData> NextCommand(absl::Duration) override { return std::nullopt; }
+  std::optional<RankCommandData> NextCommand(absl::Duration) override {
+    return next_command ? next_command() : std::nullopt;
+  }
   bool stop_requested() const override { return stop; }
   bool save_requested() const override { return false; }
   absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) override {
+    if (deaf.contains(request_id)) return absl::UnavailableError("the stream broke");
     updates[request_id].push_back(std::move(update));
     return absl::OkStatus();
   }
