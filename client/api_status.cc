@@ -83,7 +83,10 @@ std::string NextStepForReason(const v1::ErrorDetails& details) {
           "`diffmoe calibrate ", job, CheckpointSuffix(details.resource()),
           "` calibrates it; without --capacity and --threshold-rule none is needed.");
     case v1::DEADLINE_TOO_SHORT:
-      return absl::StrCat("Allow more time with --deadline. ", RetryText(details.retry_delay_ms()));
+      // Without a delay no wait helps.
+      return absl::StrCat(
+          "Allow more time with --deadline.",
+          details.retry_delay_ms() > 0 ? " " + RetryText(details.retry_delay_ms()) : "");
     case v1::SAMPLE_NOT_FOUND:
       return "The coordinator knows the last 10,000 requests; check the id.";
     case v1::CHECKPOINT_IN_USE:

@@ -19,6 +19,7 @@ struct Summary {
   int64_t good_images = 0;  // of them
   int64_t all_images = 0;
   int64_t after_deadline = 0;  // successes that came too late
+  double most_late = 0;        // seconds, of them
   Percentiles latency, first_progress, refusal, unary;
   double ratio = 0;  // p50 of a request by p50 of a small call
 };
@@ -43,6 +44,8 @@ Summary Summarise(const LoadResult& result) {
     latency.push_back(outcome.latency_seconds);
     if (result.deadline_seconds > 0 && outcome.latency_seconds > result.deadline_seconds) {
       ++summary.after_deadline;
+      summary.most_late =
+          std::max(summary.most_late, outcome.latency_seconds - result.deadline_seconds);
     }
     if (outcome.start_seconds + outcome.latency_seconds <= result.window_seconds) {
       ++summary.good;
@@ -110,6 +113,7 @@ nlohmann::ordered_json LoadReportJson(const LoadResult& result) {
   json["first_progress"] = Json(summary.first_progress);
   json["refusal"] = Json(summary.refusal);
   json["successes_after_deadline"] = summary.after_deadline;
+  json["most_late_ms"] = summary.most_late * 1e3;
   json["most_in_flight"] = result.most_in_flight;
   json["in_flight_bound"] = result.in_flight_bound;
   json["not_started"] = result.not_started;
@@ -137,7 +141,8 @@ std::string LoadReportText(const LoadResult& result) {
        {"in flight", absl::StrFormat("%d at most", result.most_in_flight)},
        {"after deadline", summary.after_deadline == 0
                               ? std::string()
-                              : absl::StrCat(summary.after_deadline, " successes")},
+                              : absl::StrCat(summary.after_deadline, " successes, by ",
+                                             Milliseconds(summary.most_late), " ms at most")},
        {"unary call", absl::StrFormat("p50 %s ms; a request takes %.3g times as long",
                                       Milliseconds(summary.unary.p50), summary.ratio)}});
   if (result.not_started > 0) {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/api_client.h"
+#include "client/api_status.h"
 #include "client/commands/commands.h"
 #include "client/commands/sample_flags.h"
 #include "client/names.h"
@@ -18,6 +19,7 @@
 #include "client/set/set_maker.h"
 #include "core/base/exit_code.h"
 #include "core/base/status_macros.h"
+#include "core/spec/spec_fields.h"
 #include "nlohmann/json.hpp"
 
 namespace diffmoe {
@@ -33,9 +35,21 @@ struct SetOptions {
   std::string patience = "10m";
 };
 
+// Bytes that aren't UTF-8 are replaced in the one text and left out in the other.
+bool IsUtf8(const std::string& text) {
+  using Json = nlohmann::ordered_json;
+  return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace) ==
+         Json(text).dump(-1, ' ', false, Json::error_handler_t::ignore);
+}
+
 absl::StatusOr<SetSpec> MakeSpec(ApiClient* client, const SetOptions& options) {
   SetSpec spec;
   ASSIGN_OR_RETURN(spec.request, RequestFromFlags(options.flags));
+  // It stands in set.json before the coordinator sees it.
+  if (!IsUtf8(spec.request.sampler())) {
+    return UsageError(absl::StrCat("--sampler: expected UTF-8 text, got ",
+                                   QuoteForMessage(spec.request.sampler())));
+  }
   ASSIGN_OR_RETURN(spec.classes,
                    ClassesFromFlag(client, options.flags.classes, spec.request.checkpoint()));
   // Whoever asks, the set is the same.

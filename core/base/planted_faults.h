@@ -35,6 +35,7 @@ enum class Fault {
   kRequestNotRequeued,     // a request whose sampler is lost waits for nothing
   kImagesSentAgain,        // the next sampler's images are relayed from the first one on
   kDeadlineForgotten,      // nobody looks whether the deadline of a sample has passed
+  kSampleCancelForgotten,  // a sampler isn't told that its request was cancelled
   kCalibrationKept,        // a calibration outlives its checkpoint
 
   // Of the simulator's models of the stores.

@@ -183,9 +183,8 @@ void Take(Transition& t, SampleEntry sample, uint64_t body_hash) {
   sample.task_id = absl::StrCat("sample-", t.state.next_sample_number++);
   Remember(t.state, sample, body_hash);
   const uint64_t call = sample.call;
-  if (sample.deadline_ms && !Planted(Fault::kDeadlineForgotten)) {
-    t.state.sample_deadlines.emplace(*sample.deadline_ms, call);
-  }
+  if (Planted(Fault::kDeadlineForgotten)) sample.deadline_ms.reset();
+  if (sample.deadline_ms) t.state.sample_deadlines.emplace(*sample.deadline_ms, call);
   t.state.samples_by_task[sample.task_id] = call;
   AddToQueue(t.state, sample);
   t.state.samples[call] = std::move(sample);

@@ -12,6 +12,7 @@ namespace {
 using worker::v1::SampleUpdate;
 
 void SendCancel(Transition& t, const SamplerEntry& sampler, const std::string& task_id) {
+  if (Planted(Fault::kSampleCancelForgotten)) return;
   worker::v1::CoordinatorMessage message;
   worker::v1::CancelSample* cancel = message.mutable_cancel_sample();
   cancel->set_request_id(task_id);
@@ -157,6 +158,17 @@ void DropUnwanted(Transition& t, const SamplerEntry& sampler, const SampleUpdate
   }
 }
 
+void Expire(Transition& t, SampleEntry& sample) {
+  const absl::Status status =
+      sample.sampler_id.empty()
+          ? MakeError(
+                absl::StatusCode::kDeadlineExceeded, v1::NO_FREE_SLOT,
+                absl::StrCat("the deadline passed while the request waited: ", sample.told_reason))
+          : absl::DeadlineExceededError("the deadline passed while images were made");
+  CancelOnSampler(t, sample);
+  EndSample(t, sample.call, status, SampleOutcome::kDeadline);
+}
+
 }  // namespace
 
 void CancelOnSampler(Transition& t, SampleEntry& sample) {
@@ -206,6 +218,7 @@ void OnSampleUpdated(Transition& t, const SampleUpdated& event) {
     return DropUnwanted(t, sampler, update);
   }
   SampleEntry& sample = t.state.samples.at(call->second);
+  if (sample.deadline_ms && *sample.deadline_ms <= t.now.monotonic_ms) return Expire(t, sample);
   if (update.has_error()) return OnError(t, sample, sampler, update.error());
   sample.begun = true;
   if (!sample.waited) {
@@ -256,16 +269,7 @@ void RequeueSample(Transition& t, uint64_t call, const std::string& why) {
 void TickSamples(Transition& t) {
   auto& deadlines = t.state.sample_deadlines;
   while (!deadlines.empty() && deadlines.begin()->first <= t.now.monotonic_ms) {
-    const uint64_t call = deadlines.begin()->second;
-    SampleEntry& sample = t.state.samples.at(call);
-    const absl::Status status =
-        sample.sampler_id.empty()
-            ? MakeError(absl::StatusCode::kDeadlineExceeded, v1::NO_FREE_SLOT,
-                        absl::StrCat("the deadline passed while the request waited: ",
-                                     sample.told_reason))
-            : absl::DeadlineExceededError("the deadline passed while images were made");
-    CancelOnSampler(t, sample);
-    EndSample(t, call, status, SampleOutcome::kDeadline);
+    Expire(t, t.state.samples.at(deadlines.begin()->second));
   }
 }
 

@@ -166,7 +166,7 @@ class SamplingServiceTest : public ::testing::Test {
   }
 
   static std::vector<pid_t> Samplers(Process& worker) {
-    return ChildrenOf(worker.pid(), {"diffmoe-rank", "--group s-"});
+    return ChildrenOf(worker.pid(), {"diffmoe-rank", "--group sampler-"});
   }
 
   static Cluster* cluster_;
@@ -250,6 +250,8 @@ TEST_F(SamplingServiceTest, AKilledSamplerChangesNoImage) {
   const std::vector<pid_t> samplers = Samplers(*cluster_->worker());
   ASSERT_FALSE(samplers.empty());
   for (pid_t pid : samplers) kill(pid, SIGKILL);
+  // It was in the middle: the request waits for another sampler.
+  EXPECT_TRUE(call.ReadUntil([](const v1::SampleResponse& event) { return event.has_queued(); }));
   const grpc::Status status = call.Finish();
   ASSERT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(call.Hashes(), quiet.Hashes());

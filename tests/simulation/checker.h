@@ -4,9 +4,11 @@
 // test what should be. The first broken promise is the run's violation. Not thread-safe.
 //
 // Sources by subject: record_checks.cc (jobs, events, attempts in the store), promise_checks.cc
-// (answers, messages, truth of workers and ranks), settle_checks.cc (the end of a run).
+// (answers, messages, truth of workers and ranks), sample_checks.cc (sampling), settle_checks.cc
+// (the end of a run).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <set>
@@ -30,6 +32,7 @@ struct SlotTruth {
   int slot = 0;
   server::SlotUser user;
   bool sampler = false;
+  bool idle = true;  // a sampler without requests
 };
 
 class Checker {
@@ -54,8 +57,13 @@ class Checker {
   void OnStartSent(const std::string& worker_id, const worker::v1::StartRank& start);
   void OnStopSent(const worker::v1::StopGroup& stop);
   // Every simulated sample has a seed of its own.
-  void OnSampleCall(uint64_t call, uint64_t seed) { samples_[call] = seed; }
-  void OnSampleEnded(uint64_t call);
+  void OnSampleCall(uint64_t call, uint64_t seed, int64_t deadline_in_ms);
+  void OnSampleEnded(uint64_t call, const absl::Status& status);
+  void OnCalibrationAnswered(const std::string& checkpoint);
+  // The coordinator was away for so long, with calls on their way into its queue.
+  void OnCoordinatorAway(int64_t ms) { arrival_slack_ms_ = std::max(arrival_slack_ms_, ms); }
+  // After every turn of the coordinator.
+  void CheckSamples(const server::State& state);
   // The coordinator's process is gone, with everything that it had not stored.
   void OnCrash();
 
@@ -126,6 +134,8 @@ class Checker {
     std::map<int64_t, int64_t> checkpoints;  // step -> epoch
     std::set<int64_t> damaged;
     std::set<int64_t> thresholds;
+    std::set<int64_t> calibrations;
+    int calibrations_written = 0;
     int failing_row = 0;  // attempts without progress, one after the other
   };
 
@@ -145,6 +155,10 @@ class Checker {
   void CheckRetention(const std::string& id, const std::set<int64_t>& deleted,
                       const std::set<int64_t>& damaged);
   int64_t NewestCheckpoint(const JobView& job) const;
+  // sample_checks.cc
+  void OnCalibration(const std::string& id, int64_t step, bool written);
+  void CheckCalibrations(const std::string& id);
+  void CheckSamplersIdle(const std::vector<SlotTruth>& truth);
   // promise_checks.cc
   AttemptView* FindAttempt(const std::string& job_id, int64_t epoch);
   // settle_checks.cc
@@ -161,7 +175,12 @@ class Checker {
   std::set<CheckpointKey> damaged_bytes_;
   std::set<std::string> cancels_sent_, pauses_sent_;
   std::map<std::string, int64_t> trouble_until_ms_;  // by worker
-  std::map<uint64_t, uint64_t> samples_;  // call -> seed of what the coordinator works on
+  struct SampleView {
+    uint64_t seed = 0;
+    int64_t deadline_ms = 0;  // 0: none
+  };
+  std::map<uint64_t, SampleView> samples_;  // by call, of what the coordinator works on
+  int64_t arrival_slack_ms_ = 0;
 };
 
 }  // namespace diffmoe::simulation

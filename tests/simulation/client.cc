@@ -1,7 +1,6 @@
 #include "tests/simulation/client.h"
 
 #include <functional>
-#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -25,7 +24,8 @@ Client::Client(World* world, Network* network, Coordinator* coordinator, Checker
       coordinator_(coordinator),
       checker_(checker),
       plans_(plans),
-      name_(name) {}
+      name_(name),
+      samples_(world, network, coordinator, name) {}
 
 void Client::Later(int64_t delay_ms, std::function<void()> task) {
   ++busy_;
@@ -129,10 +129,7 @@ void Client::UseJob(const std::string& job_id) {
   for (int64_t i = 0; i < gets; ++i) {
     Later(random.Between(0, 30'000), [this, job_id] { Get(job_id); });
   }
-  const int64_t samples = random.Chance(0.4) ? random.Between(1, 3) : 0;
-  for (int64_t i = 0; i < samples; ++i) {
-    Later(random.Between(1000, 25'000), [this, job_id] { Sample(job_id, 4); });
-  }
+  samples_.UseJob(job_id);
 }
 
 void Client::Change(const std::string& what, const std::string& job_id,
@@ -216,49 +213,6 @@ void Client::Get(const std::string& job_id) {
         if (!absl::IsNotFound(reply.status)) return;
         world_->Violate("an acknowledged job is never lost", absl::StrCat(job_id, " isn't found"));
       });
-}
-
-void Client::Sample(const std::string& job_id, int attempts) {
-  struct Progress {
-    uint64_t call = 0;
-    int images = 0;
-    bool finished = false;
-  };
-  const auto progress = std::make_shared<Progress>();
-  v1::SampleRequest request;
-  request.set_checkpoint(server::JobName(job_id));
-  request.set_count(static_cast<int>(world_->random.Between(1, 4)));
-  request.add_classes(1);
-  request.set_seed(static_cast<uint64_t>(name_.back()) * 1000 + ++samples_);
-  ++busy_;
-  waits_for_ = absl::StrCat("a sample of ", job_id);
-  const auto response = [=, this](const v1::SampleResponse& message) {
-    if (message.has_finished()) progress->finished = true;
-    if (!message.has_image()) return;
-    if (message.image().index() != progress->images++) {
-      world_->Violate("images come once and in order",
-                      absl::StrCat("image ", message.image().index(), " of ", job_id, " came as ",
-                                   progress->images));
-    }
-  };
-  const auto end = [=, this](const absl::Status& status) {
-    --busy_;
-    world_->trace.Line(name_, "sample of ", job_id, " ended: ", status.message());
-    if (status.ok() && (!progress->finished || progress->images != request.count())) {
-      world_->Violate("a finished sample has all its images", job_id);
-    }
-    const bool again = AskAgain(status) || absl::IsFailedPrecondition(status);
-    if (again && attempts > 0) {
-      Later(world_->random.Between(500, 5000),
-            [this, job_id, attempts] { Sample(job_id, attempts - 1); });
-    }
-  };
-  world_->time.At(network_->ArrivalMs(name_), [=, this] {
-    progress->call = coordinator_->Sample(job_id, request, {response, end});
-    if (progress->call == 0 || !world_->random.Chance(0.2)) return;
-    world_->time.After(world_->random.Between(1, 3000),
-                       [this, progress] { coordinator_->CancelSample(progress->call); });
-  });
 }
 
 }  // namespace diffmoe::simulation

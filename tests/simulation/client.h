@@ -11,6 +11,7 @@
 #include "tests/simulation/coordinator.h"
 #include "tests/simulation/job_plan.h"
 #include "tests/simulation/network.h"
+#include "tests/simulation/sample_client.h"
 #include "tests/simulation/world.h"
 
 namespace diffmoe::simulation {
@@ -24,7 +25,7 @@ class Client {
   // Spreads its work over the next `duration_ms`.
   void Begin(int jobs, int64_t duration_ms);
   // Everything that it has begun is answered.
-  bool idle() const { return busy_ == 0; }
+  bool idle() const { return busy_ == 0 && samples_.idle(); }
   // The newest request that isn't answered, for a message.
   const std::string& waits_for() const { return waits_for_; }
 
@@ -44,7 +45,6 @@ class Client {
   // Forks it, or tries it again when it has failed.
   void MakeAnother(const std::string& job_id, const std::string& request_id);
   void Get(const std::string& job_id);
-  void Sample(const std::string& job_id, int attempts);
   // Runs `task` later and counts as busy until then.
   void Later(int64_t delay_ms, std::function<void()> task);
 
@@ -58,7 +58,7 @@ class Client {
   int busy_ = 0;
   std::string waits_for_;
   int specs_ = 0;
-  uint64_t samples_ = 0;
+  SampleClient samples_;
   std::map<std::string, std::string> jobs_;  // request id -> the job that was promised
 };
 

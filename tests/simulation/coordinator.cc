@@ -34,8 +34,7 @@ void Coordinator::Start() {
   std::vector<std::pair<std::string, std::string>> records;
   for (const auto& [key, value] : store_->records()) {
     if (key == server::kHeaderKey || key.starts_with(server::kJobsPrefix) ||
-        key.starts_with(server::kManifestsPrefix) ||
-        key.starts_with(server::kCalibrationsPrefix)) {
+        key.starts_with(server::kManifestsPrefix) || key.starts_with(server::kCalibrationsPrefix)) {
       records.emplace_back(key, value);
     }
   }
@@ -105,6 +104,7 @@ void Coordinator::Freeze(int64_t duration_ms) {
   if (!alive() || frozen()) return;
   world_->trace.Line("coordinator", "is frozen for ", duration_ms, " ms");
   frozen_until_ms_ = world_->time.now_ms() + duration_ms;
+  checker_->OnCoordinatorAway(duration_ms);
   network_->HoldAll(frozen_until_ms_);
 }
 
@@ -175,6 +175,7 @@ void Coordinator::AfterTurn(const absl::Status& status) {
     process.wake_ms = std::numeric_limits<int64_t>::max();
     return WakeAt(world_->time.now_ms() + kRetryMs);
   }
+  checker_->CheckSamples(process.core.state());
   if (world_->random.Chance(0.01)) checker_->OnCommitted(process.core.state(), store_->records());
   for (server::Event& event : std::exchange(process.blocked, {})) PostWhenRoom(std::move(event));
   const int64_t now_ms = world_->time.now_ms();
@@ -356,21 +357,44 @@ void Coordinator::GetJob(const std::string& job_id, Answer answer) {
   WakeAt(world_->time.now_ms());
 }
 
-uint64_t Coordinator::Sample(const std::string& job_id, const v1::SampleRequest& request,
-                             SampleStream stream) {
+template <typename Event>
+uint64_t Coordinator::PostSample(Event event, uint64_t seed, SampleStream stream) {
   if (!alive()) {
     stream.end(absl::UnavailableError("connection refused"));
     return 0;
   }
   const uint64_t call = next_number_++;
-  const absl::Status posted = Post(server::SubmitSample{call, job_id, {}, request, 0});
+  const int64_t deadline_in_ms = event.deadline_in_ms;
+  event.call = call;
+  const absl::Status posted = Post(std::move(event));
   if (!posted.ok()) {
     stream.end(posted);
     return 0;
   }
   process_->samples[call] = std::move(stream);
-  checker_->OnSampleCall(call, request.seed());
+  checker_->OnSampleCall(call, seed, deadline_in_ms);
   return call;
+}
+
+uint64_t Coordinator::Sample(const std::string& job_id, const v1::SampleRequest& request,
+                             int64_t deadline_in_ms, SampleStream stream) {
+  return PostSample(
+      server::SubmitSample{0, job_id, {}, request, deadline_in_ms, {"", request.seed()}},
+      request.seed(), std::move(stream));
+}
+
+uint64_t Coordinator::Calibrate(const std::string& job_id,
+                                const v1::CalibrateCheckpointRequest& request,
+                                SampleStream stream) {
+  return PostSample(server::SubmitCalibration{0, job_id, {}, request, 0, {}}, 0, std::move(stream));
+}
+
+void Coordinator::CancelSampleById(const std::string& request_id, Answer answer) {
+  Request(
+      [&](uint64_t call) {
+        return server::CancelSampleById{call, request_id};
+      },
+      [](const Reply&) {}, answer);
 }
 
 void Coordinator::CancelSample(uint64_t call) {

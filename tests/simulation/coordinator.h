@@ -42,6 +42,7 @@ class Coordinator {
   // Follows a sample: responses, then its end, once.
   struct SampleStream {
     std::function<void(const v1::SampleResponse&)> response;
+    std::function<void(const v1::CalibrateCheckpointResponse&)> calibration;
     std::function<void(const absl::Status&)> end;
   };
 
@@ -80,7 +81,11 @@ class Coordinator {
   void Retry(const std::string& job_id, const std::string& request_id, Answer answer);
   void GetJob(const std::string& job_id, Answer answer);
   // The number of the call, for CancelSample; 0 when refused.
-  uint64_t Sample(const std::string& job_id, const v1::SampleRequest& request, SampleStream stream);
+  uint64_t Sample(const std::string& job_id, const v1::SampleRequest& request,
+                  int64_t deadline_in_ms, SampleStream stream);
+  uint64_t Calibrate(const std::string& job_id, const v1::CalibrateCheckpointRequest& request,
+                     SampleStream stream);
+  void CancelSampleById(const std::string& request_id, Answer answer);
   void CancelSample(uint64_t call);
 
   // --- Bulk plane
@@ -104,6 +109,8 @@ class Coordinator {
     std::map<int, Answer> shards;
   };
 
+  template <typename Event>
+  uint64_t PostSample(Event event, uint64_t seed, SampleStream stream);
   absl::Status Post(server::Event event);
   void PostWhenRoom(server::Event event);
   void WakeAt(int64_t time_ms);

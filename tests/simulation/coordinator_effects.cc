@@ -52,8 +52,14 @@ void Coordinator::Executor::Execute(server::Effect effect) {
   } else if (const auto* event = std::get_if<server::SampleEvent>(&effect)) {
     const auto found = process.samples.find(event->call);
     if (found != process.samples.end()) found->second.response(event->response);
+  } else if (const auto* calibration = std::get_if<server::CalibrationEvent>(&effect)) {
+    if (calibration->response.has_finished()) {
+      owner_->checker_->OnCalibrationAnswered(calibration->response.finished().checkpoint());
+    }
+    const auto found = process.samples.find(calibration->call);
+    if (found != process.samples.end()) found->second.calibration(calibration->response);
   } else if (const auto* end = std::get_if<server::SampleEnd>(&effect)) {
-    owner_->checker_->OnSampleEnded(end->call);
+    owner_->checker_->OnSampleEnded(end->call, end->status);
     auto stream = process.samples.extract(end->call);
     if (!stream.empty()) stream.mapped().end(end->status);
   } else if (const auto* job = std::get_if<server::JobLogged>(&effect)) {

@@ -108,12 +108,6 @@ void Checker::OnCrash() {
   }
 }
 
-void Checker::OnSampleEnded(uint64_t call) {
-  if (samples_.erase(call) == 0) {
-    world_->Violate("a sample ends once", absl::StrCat("call ", call));
-  }
-}
-
 void Checker::OnStartLost(const worker::v1::StartRank& start) {
   AttemptView* attempt = FindAttempt(start.group().id(), start.group().epoch());
   if (attempt != nullptr) attempt->excuse = "a start was lost";
@@ -178,17 +172,6 @@ void Checker::OnRankRead(const std::string& job_id, int64_t epoch, const std::st
   if (absl::IsDataLoss(status) &&
       !damaged_bytes_.contains({source, step, jobs_[source].checkpoints[step]})) {
     world_->Violate("a listed checkpoint can be read", std::string(status.message()));
-  }
-}
-
-void Checker::OnSamplerRead(uint64_t seed, const std::string& job_id, int64_t step,
-                            const absl::Status& status) {
-  if (!absl::IsNotFound(status)) return;
-  for (const auto& [call, working] : samples_) {
-    if (working != seed) continue;
-    world_->Violate("a checkpoint in use is kept",
-                    absl::StrCat("the sample with seed ", seed, " can't read step ", step, " of ",
-                                 job_id, ": ", status.message()));
   }
 }
 

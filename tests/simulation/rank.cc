@@ -41,7 +41,10 @@ void Rank::Stop(bool save) {
     stop_requested_ = true;
     if (hung_) return;
     if (group_ != nullptr) return group_->OnStop(this, save);
-    Fail(absl::StatusCode::kCancelled, "asked to stop");
+    // A last word may be lost; then the coordinator learns from the exit.
+    if (parts_.world->random.Chance(0.8)) sampler_->GiveBack();
+    After(parts_.world->random.Between(0, 50),
+          [this] { Fail(absl::StatusCode::kCancelled, "asked to stop"); });
   });
 }
 
@@ -80,14 +83,6 @@ void Rank::Die() {
   if (gone_) return;
   gone_ = true;
   if (group_ != nullptr) group_->OnGone(this, /*done=*/false);
-}
-
-void Rank::AddTask(const worker::v1::SampleTask& task) {
-  if (sampler_ != nullptr) sampler_->Add(task);
-}
-
-void Rank::CancelTask(const worker::v1::CancelSample& cancel) {
-  if (sampler_ != nullptr) sampler_->Cancel(cancel);
 }
 
 void Rank::After(int64_t delay_ms, std::function<void()> task) {

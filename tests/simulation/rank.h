@@ -66,8 +66,8 @@ class Rank : public std::enable_shared_from_this<Rank> {
   // It ends with its worker.
   void Die();
 
-  void AddTask(const worker::v1::SampleTask& task);
-  void CancelTask(const worker::v1::CancelSample& cancel);
+  // Null: it trains.
+  Sampler* sampler() const { return sampler_.get(); }
 
   // A call to the coordinator through the worker; `receive` isn't called when the process is gone.
   void Call(int64_t timeout_ms, std::function<void(Network::Answer)> serve,

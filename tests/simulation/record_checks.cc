@@ -84,11 +84,16 @@ void Checker::OnDurable(const std::vector<RecordWrite>& writes) {
       if (!write.value) deleted[id].insert(NumberOf(parts[2]));
     } else if (parts[0] == "thresholds" && write.value) {
       jobs_[id].thresholds.insert(NumberOf(parts[2]));
+    } else if (parts[0] == "calibrations") {
+      OnCalibration(id, NumberOf(parts[2]), write.value.has_value());
     } else if (parts[0] == "steps") {
       OnSteps(jobs_[id], id, write);
     }
   }
-  for (const auto& [id, steps] : deleted) CheckRetention(id, steps, damaged[id]);
+  for (const auto& [id, steps] : deleted) {
+    CheckRetention(id, steps, damaged[id]);
+    CheckCalibrations(id);
+  }
 }
 
 void Checker::OnEvent(JobView& job, const std::string& id, const std::string& key,

@@ -2,105 +2,202 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "tests/simulation/worker.h"
 
 namespace diffmoe::simulation {
 
+using worker::v1::CalibrateTask;
 using worker::v1::SampleTask;
 using worker::v1::SampleUpdate;
 
+std::string PixelsOf(uint64_t seed, int index) { return absl::StrCat("seed ", seed, " #", index); }
+
+Sampler::Sampler(const RankParts& parts, Rank* rank)
+    : parts_(parts),
+      rank_(rank),
+      row_seconds_(0.001 * static_cast<double>(parts.world->random.Between(1, 20))) {}
+
 void Sampler::Begin() {
   ready_ = true;
-  Next();
+  LoadNext();
 }
 
 void Sampler::Add(const SampleTask& task) {
+  Work work;
+  work.group = task.group();
+  work.checkpoint = {task.job_id(), task.step()};
+  work.seed = task.request().seed();
+  work.images = task.request().count();
+  AddWork(task.request_id(), std::move(work));
+}
+
+void Sampler::Add(const CalibrateTask& task) {
+  Work work;
+  work.group = task.group();
+  work.checkpoint = {task.job_id(), task.step()};
+  work.images = 1;
+  work.calibrates = true;
+  AddWork(task.request_id(), std::move(work));
+}
+
+void Sampler::AddWork(const std::string& id, Work work) {
+  work.steps = static_cast<int>(parts_.world->random.Pick<int64_t>({1, 2, 3, 5, 40}));
   // A task may be sent again after the worker's stream broke.
-  const bool known = std::any_of(tasks_.begin(), tasks_.end(), [&](const SampleTask& other) {
-    return other.request_id() == task.request_id();
-  });
-  if (known || current_ == task.request_id()) return;
-  tasks_.push_back(task);
-  Next();
+  if (works_.emplace(id, std::move(work)).second && ready_) LoadNext();
 }
 
-void Sampler::Cancel(const worker::v1::CancelSample& cancel) {
-  std::erase_if(tasks_,
-                [&](const SampleTask& task) { return task.request_id() == cancel.request_id(); });
-  if (current_ != cancel.request_id()) return;
-  current_.clear();
-  Next();
+void Sampler::Cancel(const worker::v1::CancelSample& cancel) { works_.erase(cancel.request_id()); }
+
+void Sampler::GiveBack() {
+  const absl::Status stopping = absl::UnavailableError("the sampler is stopping");
+  for (const auto& [id, work] : works_) PushError(id, work, stopping);
+  works_.clear();
 }
 
-void Sampler::Next() {
-  if (!ready_ || !current_.empty() || tasks_.empty()) return;
-  const SampleTask task = std::move(tasks_.front());
-  tasks_.pop_front();
-  current_ = task.request_id();
-  Load(task);
-}
-
-SampleUpdate Sampler::Update(const SampleTask& task) const {
+SampleUpdate Sampler::Update(const std::string& id, const Work& work) const {
   SampleUpdate update;
-  update.set_request_id(task.request_id());
-  *update.mutable_group() = task.group();
+  update.set_request_id(id);
+  *update.mutable_group() = work.group;
   return update;
 }
 
-void Sampler::PushError(const SampleTask& task, const absl::Status& status) {
-  SampleUpdate update = Update(task);
+void Sampler::PushError(const std::string& id, const Work& work, const absl::Status& status) {
+  SampleUpdate update = Update(id, work);
   update.mutable_error()->set_status_code(static_cast<int>(status.code()));
   update.mutable_error()->set_message(std::string(status.message()));
   Push(std::move(update));
-  current_.clear();
-  Next();
 }
 
-void Sampler::Load(const SampleTask& task) {
-  const auto begin = [this, task] {
-    if (!IsCurrent(task)) return;
-    loaded_job_ = task.job_id();
-    loaded_step_ = task.step();
-    SampleUpdate update = Update(task);
-    update.mutable_response()->mutable_started();
-    Push(std::move(update));
-    rank_->After(parts_.world->random.Between(20, 200), [this, task] { MakeImage(task, 0); });
-  };
-  if (loaded_job_ == task.job_id() && loaded_step_ == task.step()) return begin();
+void Sampler::LoadNext() {
+  std::vector<std::string> ids;
+  for (const auto& [id, work] : works_) {
+    if (!work.loading && !loaded_.contains(work.checkpoint)) ids.push_back(id);
+  }
+  for (const std::string& id : ids) Load(id);
+  StepLater();
+}
+
+void Sampler::Load(const std::string& id) {
+  Work& work = works_.at(id);
+  work.loading = true;
   rank_->Call(
       5000,
-      [parts = parts_, task](const Network::Answer& answer) {
+      [parts = parts_, work](const Network::Answer& answer) {
         if (!parts.coordinator->alive()) {
           return answer({0, absl::UnavailableError("connection refused"), {}, false});
         }
-        parts.coordinator->ReadCheckpoint(
-            task.job_id(), task.step(), [parts, task, answer](const server::Reply& reply) {
-              parts.checker->OnSamplerRead(task.request().seed(), task.job_id(), task.step(),
-                                           reply.status);
-              answer(reply);
-            });
+        parts.coordinator->ReadCheckpoint(work.checkpoint.first, work.checkpoint.second,
+                                          [parts, work, answer](const server::Reply& reply) {
+                                            if (!work.calibrates) {
+                                              parts.checker->OnSamplerRead(
+                                                  work.seed, work.checkpoint.first,
+                                                  work.checkpoint.second, reply.status);
+                                            }
+                                            answer(reply);
+                                          });
       },
-      [this, task, begin](const server::Reply& reply) {
-        if (reply.status.ok()) return begin();
-        if (IsCurrent(task)) PushError(task, reply.status);
-      });
+      [this, id](const server::Reply& reply) { Loaded(id, reply.status); });
 }
 
-void Sampler::MakeImage(const SampleTask& task, int index) {
-  if (!IsCurrent(task)) return;
-  SampleUpdate update = Update(task);
-  if (index < task.request().count()) {
-    update.mutable_response()->mutable_image()->set_index(index);
-    Push(std::move(update));
-    rank_->After(parts_.world->random.Between(20, 200),
-                 [this, task, index] { MakeImage(task, index + 1); });
-    return;
+void Sampler::Loaded(const std::string& id, const absl::Status& status) {
+  const auto found = works_.find(id);
+  if (found == works_.end()) return;  // cancelled
+  if (status.ok()) {
+    loaded_.insert(found->second.checkpoint);
+  } else {
+    PushError(id, found->second, status);
+    works_.erase(found);
   }
+  StepLater();
+}
+
+void Sampler::StepLater() {
+  const bool any = std::any_of(works_.begin(), works_.end(), [this](const auto& entry) {
+    return loaded_.contains(entry.second.checkpoint);
+  });
+  if (stepping_ || !any) return;
+  stepping_ = true;
+  rank_->After(parts_.world->random.Between(10, 150), [this] {
+    stepping_ = false;
+    Step();
+    StepLater();
+  });
+}
+
+void Sampler::Step() {
+  for (auto entry = works_.begin(); entry != works_.end();) {
+    const bool goes_on =
+        !loaded_.contains(entry->second.checkpoint) || StepOf(entry->first, entry->second);
+    entry = goes_on ? std::next(entry) : works_.erase(entry);
+  }
+  PushLoad();
+}
+
+bool Sampler::StepOf(const std::string& id, Work& work) {
+  SampleUpdate update = Update(id, work);
+  if (!std::exchange(work.begun, true) && !work.calibrates) {
+    SampleUpdate started = update;
+    started.mutable_response()->mutable_started();
+    Push(std::move(started));
+  }
+  // Its stream to the coordinator broke.
+  if (parts_.world->random.Chance(0.003)) {
+    PushError(id, work, absl::UnavailableError("the stream broke"));
+    return false;
+  }
+  if (++work.step < work.steps) {
+    if (work.calibrates) {
+      update.mutable_calibration()->mutable_progress()->set_done(0.5);
+    } else {
+      update.mutable_response()->mutable_progress()->set_step(work.step);
+    }
+    Push(std::move(update));
+    return true;
+  }
+  work.step = 0;
+  if (work.calibrates) {
+    update.mutable_calibration()->mutable_finished()->set_images(16);
+    Push(std::move(update));
+    return false;
+  }
+  PushImage(id, work);
+  if (++work.image < work.images) return true;
   update.mutable_response()->mutable_finished();
   Push(std::move(update));
-  current_.clear();
-  Next();
+  return false;
+}
+
+void Sampler::PushImage(const std::string& id, const Work& work) {
+  const std::string pixels = PixelsOf(work.seed, work.image);
+  const auto part = static_cast<size_t>(parts_.world->random.Between(4, 20));
+  for (size_t offset = 0; offset < pixels.size(); offset += part) {
+    if (parts_.world->random.Chance(0.002)) continue;  // lost on its way
+    SampleUpdate update = Update(id, work);
+    v1::SampleResponse::Image* image = update.mutable_response()->mutable_image();
+    image->set_index(work.image);
+    image->set_offset(static_cast<int64_t>(offset));
+    image->set_pixels(pixels.substr(offset, part));
+    image->set_total_bytes(static_cast<int64_t>(pixels.size()));
+    Push(std::move(update));
+  }
+}
+
+void Sampler::PushLoad() {
+  SampleUpdate update;
+  update.mutable_group()->set_id(rank_->start().group().id());
+  update.mutable_group()->set_epoch(rank_->start().group().epoch());
+  worker::v1::SamplerLoad* load = update.mutable_load();
+  load->set_step_base_seconds(0.01);
+  load->set_step_row_seconds(row_seconds_);
+  load->set_width_rows(8);
+  load->set_requests(static_cast<int>(works_.size()));
+  int64_t rows = 0;
+  for (const auto& [id, work] : works_) rows += 100 * (work.images - work.image);
+  load->set_rows_waiting(rows);
+  Push(std::move(update));
 }
 
 void Sampler::Push(SampleUpdate update) {

@@ -1,40 +1,70 @@
-// What a sampling rank does: takes tasks, loads checkpoints, pushes images. Not thread-safe.
+// What a sampling rank does: takes many tasks, loads checkpoints, makes a step of all tasks at a
+// time, pushes images in parts, says how much is left. Not thread-safe.
 #pragma once
 
 #include <cstdint>
-#include <deque>
+#include <map>
+#include <set>
 #include <string>
+#include <utility>
 
 #include "tests/simulation/rank.h"
 
 namespace diffmoe::simulation {
 
+// The bytes that every sampler makes of image `index` of a request with this seed.
+std::string PixelsOf(uint64_t seed, int index);
+
 class Sampler {
  public:
   // `rank` owns the sampler.
-  Sampler(const RankParts& parts, Rank* rank) : parts_(parts), rank_(rank) {}
+  Sampler(const RankParts& parts, Rank* rank);
 
   void Begin();
   void Add(const worker::v1::SampleTask& task);
+  void Add(const worker::v1::CalibrateTask& task);
   void Cancel(const worker::v1::CancelSample& cancel);
+  // It was told to stop: others must make what it has begun.
+  void GiveBack();
+  bool idle() const { return works_.empty(); }
 
  private:
-  void Next();
-  void Load(const worker::v1::SampleTask& task);
-  void MakeImage(const worker::v1::SampleTask& task, int index);
+  using CheckpointId = std::pair<std::string, int64_t>;
+  struct Work {
+    worker::v1::GroupId group;
+    CheckpointId checkpoint;
+    uint64_t seed = 0;
+    int images = 0;  // of a calibration: 1
+    bool calibrates = false;
+    bool loading = false;
+    bool begun = false;
+    int image = 0;  // the next one
+    int step = 0;   // of it
+    int steps = 1;
+  };
+
+  void AddWork(const std::string& id, Work work);
+  void LoadNext();
+  void Load(const std::string& id);
+  void Loaded(const std::string& id, const absl::Status& status);
+  void StepLater();
+  void Step();
+  // False: the work has ended.
+  bool StepOf(const std::string& id, Work& work);
+  void PushImage(const std::string& id, const Work& work);
+  void PushLoad();
   void Push(worker::v1::SampleUpdate update);
-  void PushError(const worker::v1::SampleTask& task, const absl::Status& status);
-  worker::v1::SampleUpdate Update(const worker::v1::SampleTask& task) const;
-  bool IsCurrent(const worker::v1::SampleTask& task) const { return task.request_id() == current_; }
+  void PushError(const std::string& id, const Work& work, const absl::Status& status);
+  worker::v1::SampleUpdate Update(const std::string& id, const Work& work) const;
 
   const RankParts parts_;
   Rank* rank_;
+  const double row_seconds_;
   bool ready_ = false;
-  std::string current_;  // request; empty: idle
-  std::string loaded_job_;
-  int64_t loaded_step_ = 0;
+  bool stepping_ = false;
+  std::map<std::string, Work> works_;  // by request id
+  std::set<CheckpointId> loaded_;
   int64_t last_push_ms_ = 0;
-  std::deque<worker::v1::SampleTask> tasks_;
 };
 
 }  // namespace diffmoe::simulation

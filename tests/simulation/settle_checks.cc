@@ -108,6 +108,7 @@ void Checker::Finish(const server::State& state, int slots, const std::vector<Sl
                     absl::StrCat(state.samples.size(), " samples are left"));
   }
   CheckSlots(state, truth);
+  CheckSamplersIdle(truth);
 }
 
 }  // namespace diffmoe::simulation

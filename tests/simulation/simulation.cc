@@ -23,9 +23,16 @@ constexpr int64_t kSettleLimitMs = 400'000;
 constexpr int64_t kQuietMs = 3000;
 constexpr int64_t kQuietWithOpenJobsMs = 45'000;
 
-server::StateOptions Options() {
+server::StateOptions Options(uint64_t seed) {
   server::StateOptions options;
   options.sampler_idle_ms = 10'000;
+  // Some clusters have tight bounds.
+  if (seed % 3 == 0) {
+    options.max_sampler_requests = 2;
+    options.max_sample_requests = 4;
+    options.max_sample_requests_per_user = 3;
+    options.max_known_samples = 3;
+  }
   return options;
 }
 
@@ -38,7 +45,7 @@ class Simulation {
         store_(&world_,
                [this](const std::vector<RecordWrite>& writes) { checker_.OnDurable(writes); }),
         chunks_([this](const CheckpointKey& key) { checker_.OnBytesDeleted(key); }),
-        coordinator_(&world_, &network_, &store_, &chunks_, &checker_, Options(),
+        coordinator_(&world_, &network_, &store_, &chunks_, &checker_, Options(seed),
                      [this] { injector_->OnCoordinatorDown(); }),
         groups_({&world_, &network_, &coordinator_, &checker_, &plans_}) {}
 

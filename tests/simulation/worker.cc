@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tests/simulation/sampler.h"
 
 namespace diffmoe::simulation {
 namespace {
@@ -217,10 +218,13 @@ void Worker::Handle(const pb::CoordinatorMessage& message) {
       return StopGroup(message.stop_group());
     case pb::CoordinatorMessage::kSampleTask:
       return SendTask(message.sample_task());
+    case pb::CoordinatorMessage::kCalibrateTask:
+      return SendTask(message.calibrate_task());
     case pb::CoordinatorMessage::kCancelSample: {
       const auto found = ranks_.find(
           {message.cancel_sample().group().id(), message.cancel_sample().group().epoch(), 0});
-      if (found != ranks_.end()) found->second.rank->CancelTask(message.cancel_sample());
+      if (found == ranks_.end() || found->second.rank->sampler() == nullptr) return;
+      found->second.rank->sampler()->Cancel(message.cancel_sample());
       return;
     }
     default:
@@ -320,10 +324,12 @@ void Worker::KillHung(const Key& key, int64_t since_ms) {
   rank.Exit(std::move(end));
 }
 
-void Worker::SendTask(const pb::SampleTask& task) {
+template <typename Task>
+void Worker::SendTask(const Task& task) {
   const auto found = ranks_.find({task.group().id(), task.group().epoch(), 0});
-  if (found != ranks_.end() && !found->second.rank->gone()) {
-    return found->second.rank->AddTask(task);
+  if (found != ranks_.end() && !found->second.rank->gone() &&
+      found->second.rank->sampler() != nullptr) {
+    return found->second.rank->sampler()->Add(task);
   }
   pb::SampleUpdate update;
   update.set_request_id(task.request_id());
@@ -381,7 +387,8 @@ std::vector<SlotTruth> Worker::Slots() const {
     slots.push_back({id_,
                      start.slot(),
                      {start.group().id(), start.group().epoch(), start.rank()},
-                     start.role() == pb::ROLE_SAMPLE});
+                     start.role() == pb::ROLE_SAMPLE,
+                     supervised.rank->sampler() == nullptr || supervised.rank->sampler()->idle()});
   }
   return slots;
 }

@@ -14,6 +14,8 @@ namespace pb = worker::v1;
 constexpr size_t kMaxQueuedBytes = 64u << 20;
 constexpr size_t kMaxUnconfirmed = 1024;
 constexpr absl::Duration kPushTimeout = absl::Minutes(1);
+// A stream stays so long after its last request, so that the next one finds it open.
+constexpr absl::Duration kLinger = absl::Seconds(1);
 // gRPC's default limit of a received message, less room for the frame.
 constexpr size_t kMaxUpdateBytes = (4u << 20) - 1024;
 
@@ -98,14 +100,13 @@ void SamplePusher::RunStream() {
 }
 
 bool SamplePusher::WriteAll(grpc::ClientWriterInterface<pb::SampleUpdate>& stream) {
-  auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return closed_ || !queue_.empty() || open_.empty();
-  };
+  auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return closed_ || !queue_.empty(); };
   while (true) {
     Waiting next;
     {
       absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(&work));
+      mutex_.AwaitWithTimeout(absl::Condition(&work),
+                              open_.empty() ? kLinger : absl::InfiniteDuration());
       if (queue_.empty()) return true;
       next = std::move(queue_.front());
       queue_.pop_front();

@@ -1,6 +1,6 @@
 // Sends the updates of a sampler over BulkPlane.PushSamples, in order, from a thread of its own. A
-// stream lives while requests are open: its clean end says that everything has arrived, and an idle
-// sampler holds no stream that could die unseen.
+// stream lives while requests are open and a second longer: its clean end says that everything has
+// arrived, and an idle sampler holds no stream that could die unseen.
 //
 // Bound: 64 MB of waiting updates; Push blocks until there is room, for at most a minute. When a
 // stream breaks, every request that had an update on it is given up: what waits of it is dropped,

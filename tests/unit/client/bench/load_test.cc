@@ -71,6 +71,7 @@ TEST(LoadReport, CountsGoodputInsideTheWindow) {
   EXPECT_EQ(json["goodput_images_per_second"], 0.4);
   EXPECT_EQ(json["images_per_second"], 9.0 / 20);
   EXPECT_EQ(json["successes_after_deadline"], 1);
+  EXPECT_EQ(json["most_late_ms"], 1000);
   EXPECT_EQ(json["refusal"]["p99_ms"], 4);
   EXPECT_EQ(json["first_progress"]["count"], 3);
   EXPECT_EQ(json["latency"]["p50_ms"], 1000);

@@ -237,6 +237,13 @@ TEST_F(SampleSetTest, AForeignFolderAndASecondProcessAreRefused) {
   EXPECT_EQ(Make(empty).exit_code, kExitOk);
 }
 
+TEST_F(SampleSetTest, ATextThatIsNotUtf8BeginsNoSet) {
+  const CliResult result = Make(out_, {"--sampler", "eu\xffler"});
+  EXPECT_EQ(result.exit_code, kExitUsage) << result.err;
+  EXPECT_TRUE(absl::StrContains(result.err, "--sampler: expected UTF-8")) << result.err;
+  EXPECT_FALSE(std::filesystem::exists(out_));
+}
+
 TEST_F(SampleSetTest, RequestsAreRepeatedWhenTheServerIsBusyOrAway) {
   std::atomic<int> calls = 0;
   server_.api.sample_many = [&](FakeApi::Context*, const v1::SampleRequest& request,

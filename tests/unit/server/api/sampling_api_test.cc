@@ -1,4 +1,6 @@
 // The life of a sample over real gRPC, with a sampler played by the test.
+#include <grpcpp/generic/generic_stub.h>
+
 #include <thread>
 
 #include "tests/support/wait.h"
@@ -30,18 +32,62 @@ class SamplingApiTest : public CoordinatorFixture {
   }
   // The sampler pushes these responses for the task over the bulk plane.
   void Push(const worker::v1::SampleTask& task, const std::vector<v1::SampleResponse>& responses) {
-    grpc::ClientContext context;
-    worker::v1::PushSamplesResponse ack;
-    auto writer = worker_->bulk()->PushSamples(&context, &ack);
+    std::vector<worker::v1::SampleUpdate> updates;
     for (const v1::SampleResponse& response : responses) {
-      worker::v1::SampleUpdate update;
+      worker::v1::SampleUpdate& update = updates.emplace_back();
       update.set_request_id(task.request_id());
       *update.mutable_group() = task.group();
       *update.mutable_response() = response;
-      writer->Write(update);
     }
+    PushUpdates(updates);
+  }
+  void PushUpdates(const std::vector<worker::v1::SampleUpdate>& updates) {
+    grpc::ClientContext context;
+    worker::v1::PushSamplesResponse ack;
+    auto writer = worker_->bulk()->PushSamples(&context, &ack);
+    for (const worker::v1::SampleUpdate& update : updates) writer->Write(update);
     writer->WritesDone();
     EXPECT_TRUE(writer->Finish().ok());
+  }
+  std::optional<worker::v1::SampleTask> StartSamplerAndWaitForTask() {
+    const auto start = worker_->WaitForSampler();
+    if (!start) return std::nullopt;
+    worker_->SendStarted(*start);
+    return worker_->WaitForTask();
+  }
+  grpc::Status Cancel(const std::string& request_id) {
+    grpc::ClientContext context;
+    v1::CancelSampleRequest request;
+    request.set_request_id(request_id);
+    v1::CancelSampleResponse response;
+    return sampling_->CancelSample(&context, request, &response);
+  }
+  grpc::Status GetCalibration(v1::Calibration* calibration) {
+    grpc::ClientContext context;
+    v1::GetCalibrationRequest request;
+    request.set_checkpoint("jobs/" + job_);
+    v1::Calibration ignored;
+    return sampling_->GetCalibration(&context, request,
+                                     calibration == nullptr ? &ignored : calibration);
+  }
+  // A request of bytes that protobuf wouldn't write.
+  grpc::Status CallWithBytes(const std::string& method, const std::string& bytes) {
+    grpc::GenericStub stub(channel_);
+    grpc::ClientContext context;
+    grpc::CompletionQueue queue;
+    auto call = stub.PrepareCall(&context, "/diffmoe.v1.SamplingService/" + method, &queue);
+    void* tag = nullptr;
+    bool ok = false;
+    const grpc::Slice slice(bytes);
+    const grpc::ByteBuffer request(&slice, 1);
+    call->StartCall(nullptr);
+    queue.Next(&tag, &ok);
+    call->WriteLast(request, grpc::WriteOptions(), nullptr);
+    queue.Next(&tag, &ok);
+    grpc::Status status;
+    call->Finish(&status, nullptr);
+    queue.Next(&tag, &ok);
+    return status;
   }
 
   std::unique_ptr<FakeWorker> worker_;
@@ -150,6 +196,157 @@ TEST_F(SamplingApiTest, ResultsLargerThanAMessageArriveWhole) {
   while (reader->Read(&response)) bytes += response.image().pixels().size();
   EXPECT_TRUE(reader->Finish().ok());
   EXPECT_EQ(bytes, size_t{6} << 20);
+}
+
+TEST_F(SamplingApiTest, SlowReaderLosesPreviewsAndKeepsImages) {
+  StartJob();
+  grpc::ClientContext context;
+  auto reader = sampling_->Sample(&context, Request(2));
+  const auto task = StartSamplerAndWaitForTask();
+  ASSERT_TRUE(task);
+  constexpr int kPreviews = 300;
+  std::vector<v1::SampleResponse> responses;
+  for (int step = 1; step <= kPreviews; ++step) {
+    for (int image = 0; image < 2; ++image) {
+      v1::SampleResponse::Preview* preview = responses.emplace_back().mutable_preview();
+      preview->set_step(step);
+      preview->mutable_image()->set_index(image);
+      preview->mutable_image()->set_pixels(std::string(200'000, 'v'));
+    }
+  }
+  responses.push_back(ImageOf(0, 1000));
+  responses.push_back(ImageOf(1, 1000));
+  responses.emplace_back().mutable_finished();
+  Push(*task, responses);
+  // Another request isn't held up by it: nobody has read a word of the first one yet.
+  grpc::ClientContext other_context;
+  auto other = sampling_->Sample(&other_context, Request(1));
+  const auto other_task = worker_->WaitForTask();
+  ASSERT_TRUE(other_task);
+  v1::SampleResponse finished, response;
+  finished.mutable_finished();
+  Push(*other_task, {ImageOf(0, 10), finished});
+  while (other->Read(&response)) {
+  }
+  EXPECT_TRUE(other->Finish().ok());
+  int previews = 0, images = 0;
+  std::vector<int> last_step(2);
+  while (reader->Read(&response)) {
+    images += response.has_image();
+    if (!response.has_preview()) continue;
+    ++previews;
+    EXPECT_EQ(images, 0);
+    int& last = last_step[static_cast<size_t>(response.preview().image().index())];
+    EXPECT_LT(last, response.preview().step());
+    last = response.preview().step();
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_LT(previews, 2 * kPreviews);
+  EXPECT_EQ(last_step, (std::vector<int>{kPreviews, kPreviews}));
+  EXPECT_EQ(images, 2);
+}
+
+TEST_F(SamplingApiTest, CancelledByItsId) {
+  StartJob();
+  v1::SampleRequest request = Request(1);
+  request.set_request_id("mine");
+  grpc::ClientContext context;
+  auto reader = sampling_->Sample(&context, request);
+  const auto task = StartSamplerAndWaitForTask();
+  ASSERT_TRUE(task);
+  EXPECT_EQ(Cancel("mine").error_code(), grpc::StatusCode::OK);
+  v1::SampleResponse response;
+  while (reader->Read(&response)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(worker_->Wait([](const auto& message) { return message.has_cancel_sample(); }));
+  EXPECT_TRUE(Cancel("mine").ok()) << "it has ended";
+  EXPECT_EQ(DetailsOf(Cancel("never seen")).reason(), v1::SAMPLE_NOT_FOUND);
+  EXPECT_EQ(Cancel("a\nb").error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(SamplingApiTest, IdIsDrawnAndReturned) {
+  StartJob();
+  grpc::ClientContext context;
+  auto reader = sampling_->Sample(&context, Request(1));
+  const auto task = StartSamplerAndWaitForTask();
+  ASSERT_TRUE(task);
+  v1::SampleResponse finished, response;
+  finished.mutable_finished();
+  Push(*task, {ImageOf(0, 10), finished});
+  while (reader->Read(&response)) {
+  }
+  const v1::Receipt& receipt = response.finished().receipt();
+  EXPECT_TRUE(receipt.request_id().starts_with("sample-")) << receipt.request_id();
+  // The same id and body again: the same seed, though it was drawn.
+  v1::SampleRequest again = Request(1);
+  again.set_request_id(receipt.request_id());
+  grpc::ClientContext again_context;
+  auto second = sampling_->Sample(&again_context, again);
+  const auto second_task = worker_->WaitForTask();
+  ASSERT_TRUE(second_task);
+  EXPECT_EQ(second_task->request().seed(), receipt.seed());
+  again.set_count(2);
+  grpc::ClientContext other_context;
+  const grpc::Status status = sampling_->Sample(&other_context, again)->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  EXPECT_EQ(DetailsOf(status).reason(), v1::REQUEST_ID_REUSED);
+  again_context.TryCancel();
+}
+
+TEST_F(SamplingApiTest, CalibrationIsStreamedAndKept) {
+  StartJob();
+  v1::CalibrateCheckpointRequest request;
+  request.set_checkpoint("jobs/" + job_);
+  EXPECT_EQ(DetailsOf(GetCalibration(nullptr)).reason(), v1::NO_CALIBRATION);
+  grpc::ClientContext context;
+  auto reader = sampling_->CalibrateCheckpoint(&context, request);
+  const auto start = worker_->WaitForSampler();
+  ASSERT_TRUE(start);
+  worker_->SendStarted(*start);
+  const auto message =
+      worker_->Wait([](const auto& received) { return received.has_calibrate_task(); });
+  ASSERT_TRUE(message);
+  const worker::v1::CalibrateTask& task = message->calibrate_task();
+  worker::v1::SampleUpdate progress, finished;
+  for (auto* update : {&progress, &finished}) {
+    update->set_request_id(task.request_id());
+    *update->mutable_group() = task.group();
+  }
+  progress.mutable_calibration()->mutable_progress()->set_done(0.5);
+  finished.mutable_calibration()->mutable_finished()->set_images(256);
+  PushUpdates({progress, finished});
+  v1::CalibrateCheckpointResponse response;
+  while (reader->Read(&response)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(response.finished().checkpoint(), "jobs/" + job_ + "/checkpoints/20");
+  v1::Calibration kept;
+  ASSERT_TRUE(GetCalibration(&kept).ok());
+  EXPECT_EQ(kept.images(), 256);
+  worker_.reset();
+  Stop();
+  Start();
+  ASSERT_TRUE(GetCalibration(&kept).ok());
+  EXPECT_EQ(kept.checkpoint(), "jobs/" + job_ + "/checkpoints/20");
+}
+
+TEST_F(SamplingApiTest, StringsThatAreNoTextAreNamed) {
+  StartJob();
+  const auto fault = [&](const std::string& method, const std::string& bytes) {
+    const v1::ErrorDetails details = DetailsOf(CallWithBytes(method, bytes));
+    return details.violations().empty() ? v1::ErrorReason_Name(details.reason())
+                                        : details.violations(0).field();
+  };
+  // Field 1, length 2; field 10, length 3; a length beyond the end.
+  EXPECT_EQ(fault("Sample", std::string("\x0a\x02\xff\xfe", 4)), "checkpoint");
+  EXPECT_EQ(fault("Sample", std::string("\x52\x03"
+                                        "a\0b",
+                                        5)),
+            "request_id");
+  EXPECT_EQ(fault("CalibrateCheckpoint", std::string("\x2a\x01\x80", 3)), "user");
+  EXPECT_EQ(fault("Sample", std::string("\x0a\x50", 2)), "INVALID_REQUEST");
+  EXPECT_EQ(fault("Sample", ""), "CHECKPOINT_NOT_FOUND");
 }
 
 }  // namespace

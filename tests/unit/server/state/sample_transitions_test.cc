@@ -1,55 +1,13 @@
 #include <gtest/gtest.h>
 
-#include <csignal>
 #include <functional>
 
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
-#include "tests/unit/server/state/cluster_harness.h"
+#include "tests/unit/server/state/sampling_scene.h"
 
 namespace diffmoe::server {
 namespace {
-
-v1::SampleResponse Started() {
-  v1::SampleResponse response;
-  response.mutable_started();
-  return response;
-}
-v1::SampleResponse Image(int index) {
-  v1::SampleResponse response;
-  response.mutable_image()->set_index(index);
-  return response;
-}
-v1::SampleResponse Finished() {
-  v1::SampleResponse response;
-  response.mutable_finished()->mutable_receipt()->set_seconds(1.5);
-  return response;
-}
-
-// A job with a checkpoint at step 10 on worker w1, and `free` slots besides.
-struct Scene {
-  ClusterHarness cluster;
-  RunningJob running;
-  // One request at a time, so that samplers are busy with one.
-  static StateOptions OneByOne() {
-    StateOptions options;
-    options.max_sampler_requests = 1;
-    return options;
-  }
-  explicit Scene(int free, const StateOptions& options = OneByOne()) : cluster(options) {
-    running = StartRunningJob(cluster, 1, 1 + free);
-  }
-  // The sampler that was told to start last, after it has started.
-  worker::v1::StartRank StartSampler() {
-    const auto starts = cluster.starts(running.session);
-    if (starts.empty()) return {};
-    cluster.Started(running.session, starts.back().group().id(), starts.back().group().epoch(), 0);
-    return starts.back();
-  }
-  void KillSampler(const worker::v1::StartRank& start) {
-    cluster.Killed(running.session, start.group().id(), start.group().epoch(), 0, SIGKILL);
-  }
-};
 
 TEST(SampleTest, StartsASamplerOnAFreeSlotAndRelays) {
   Scene scene(1);
@@ -297,146 +255,6 @@ TEST(SampleTest, DamagedCheckpointIsReportedAndRemembered) {
                              absl::StatusCode::kDataLoss);
   EXPECT_EQ(DetailsOf(scene.cluster.sample_ends.at(call)).reason(), v1::CORRUPT_CHECKPOINT);
   EXPECT_EQ(scene.cluster.job(scene.running.id).latest_checkpoint_step(), -1);
-}
-
-TEST(SamplerTest, IdleOneIsReusedAndStoppedAfterAMinute) {
-  Scene scene(1);
-  scene.cluster.Sample(scene.running.id);
-  const worker::v1::StartRank start = scene.StartSampler();
-  scene.cluster.FinishSample(scene.cluster.tasks(scene.running.session)[0]);
-  scene.cluster.Sample(scene.running.id);
-  EXPECT_EQ(scene.cluster.tasks(scene.running.session).size(), 2u);
-  EXPECT_EQ(scene.cluster.starts(scene.running.session).size(), 1u);
-  scene.cluster.FinishSample(scene.cluster.tasks(scene.running.session)[1]);
-  for (int i = 0; i < 59; ++i) {
-    scene.cluster.Post(WorkerHeartbeat{scene.running.session});
-    scene.cluster.Advance(1000);
-  }
-  EXPECT_TRUE(scene.cluster.stops(scene.running.session).empty());
-  scene.cluster.Post(WorkerHeartbeat{scene.running.session});
-  scene.cluster.Advance(1000);
-  ASSERT_EQ(scene.cluster.stops(scene.running.session).size(), 1u);
-  EXPECT_EQ(scene.cluster.stops(scene.running.session)[0].group().id(), start.group().id());
-  scene.cluster.Stopped(scene.running.session, start.group().id(), start.group().epoch(), 0);
-  EXPECT_TRUE(scene.cluster.state.samplers.empty());
-}
-
-TEST(SamplerTest, IdleOneGivesItsSlotToAJob) {
-  Scene scene(1);
-  scene.cluster.Sample(scene.running.id);
-  const worker::v1::StartRank start = scene.StartSampler();
-  scene.cluster.FinishSample(scene.cluster.tasks(scene.running.session)[0]);
-  const std::string job = scene.cluster.Submit(TestSpec("b", 1));
-  EXPECT_EQ(scene.cluster.job(job).state(), v1::QUEUED);
-  ASSERT_EQ(scene.cluster.stops(scene.running.session).size(), 1u);
-  scene.cluster.Stopped(scene.running.session, start.group().id(), start.group().epoch(), 0);
-  EXPECT_EQ(scene.cluster.job(job).state(), v1::STARTING);
-}
-
-TEST(SamplerTest, BusyOneGivesItsSlotAfterItsRequest) {
-  Scene scene(1);
-  const uint64_t first = scene.cluster.Sample(scene.running.id);
-  const uint64_t second = scene.cluster.Sample(scene.running.id);
-  scene.StartSampler();
-  const std::string job = scene.cluster.Submit(TestSpec("b", 1));
-  EXPECT_TRUE(scene.cluster.stops(scene.running.session).empty());
-  scene.cluster.FinishSample(scene.cluster.tasks(scene.running.session)[0]);
-  EXPECT_TRUE(scene.cluster.sample_ends.at(first).ok());
-  EXPECT_EQ(scene.cluster.stops(scene.running.session).size(), 1u);
-  EXPECT_FALSE(scene.cluster.sample_ends.contains(second)) << "it waits";
-}
-
-TEST(SamplerTest, NoneStartsWhileOthersMakeRoomForAJob) {
-  Scene scene(2);
-  ClusterHarness& cluster = scene.cluster;
-  cluster.Sample(scene.running.id);
-  const worker::v1::StartRank first = scene.StartSampler();
-  cluster.Sample(scene.running.id);
-  const worker::v1::StartRank second = scene.StartSampler();
-  const uint64_t third = cluster.Sample(scene.running.id);
-  const std::string job = cluster.Submit(TestSpec("b", 2));
-  const size_t starts = cluster.starts(scene.running.session).size();
-  // One slot is free now; the sample that waits must not take it from the job.
-  cluster.FinishSample(cluster.tasks(scene.running.session)[0]);
-  cluster.Stopped(scene.running.session, first.group().id(), first.group().epoch(), 0);
-  EXPECT_EQ(cluster.starts(scene.running.session).size(), starts);
-  EXPECT_EQ(cluster.responses(third).back().queued().reason(),
-            "a job that waits gets the next free slots");
-  cluster.FinishSample(cluster.tasks(scene.running.session)[1]);
-  cluster.Stopped(scene.running.session, second.group().id(), second.group().epoch(), 0);
-  EXPECT_EQ(cluster.job(job).state(), v1::STARTING);
-}
-
-TEST(SamplerTest, JobThatWouldNotFitAnywayDisturbsNobody) {
-  Scene scene(1);
-  scene.cluster.Sample(scene.running.id);
-  scene.StartSampler();
-  scene.cluster.FinishSample(scene.cluster.tasks(scene.running.session)[0]);
-  scene.cluster.Submit(TestSpec("b", 5));
-  EXPECT_TRUE(scene.cluster.stops(scene.running.session).empty());
-}
-
-TEST(SamplerTest, IdsAreNotUsedAgainAfterARestart) {
-  Scene scene(1);
-  scene.cluster.Sample(scene.running.id);
-  const std::string before = scene.cluster.starts(scene.running.session).back().group().id();
-  scene.cluster.Restart();
-  const uint64_t session = scene.cluster.Connect(
-      "w1", 2, {Running(scene.running.id, 1, 0, 0), Running(before, 1, 0, 1)});
-  ASSERT_EQ(scene.cluster.stops(session).size(), 1u) << "samplers are soft state";
-  scene.cluster.Stopped(session, before, 1, 0);
-  scene.cluster.Sample(scene.running.id);
-  ASSERT_EQ(scene.cluster.starts(session).size(), 1u);
-  EXPECT_NE(scene.cluster.starts(session)[0].group().id(), before);
-}
-
-TEST(SamplerTest, IsReadyWhenItsStartWasLostWithTheStream) {
-  Scene scene(1);
-  ClusterHarness& cluster = scene.cluster;
-  cluster.Sample(scene.running.id);
-  const worker::v1::StartRank start = cluster.starts(scene.running.session).back();
-  cluster.Post(SessionClosed{scene.running.session});
-  const uint64_t session =
-      cluster.Connect("w1", 2,
-                      {Running(scene.running.id, 1, 0, 0),
-                       Running(start.group().id(), start.group().epoch(), 0, 1)});
-  EXPECT_EQ(cluster.tasks(session).size(), 1u);
-}
-
-TEST(SamplerTest, TaskThatWasLostWithTheStreamIsSentAgain) {
-  Scene scene(1);
-  ClusterHarness& cluster = scene.cluster;
-  cluster.Sample(scene.running.id);
-  const worker::v1::GroupId group = cluster.starts(scene.running.session).back().group();
-  cluster.Started(scene.running.session, group.id(), group.epoch(), 0);
-  ASSERT_EQ(cluster.tasks(scene.running.session).size(), 1u);
-  const worker::v1::SampleTask task = cluster.tasks(scene.running.session)[0];
-  const std::vector<worker::v1::RunningRank> running = {Running(scene.running.id, 1, 0, 0),
-                                                        Running(group.id(), group.epoch(), 0, 1)};
-  const uint64_t second = cluster.Connect("w1", 2, running);
-  ASSERT_EQ(cluster.tasks(second).size(), 1u);
-  EXPECT_EQ(cluster.tasks(second)[0].request_id(), task.request_id());
-  v1::SampleResponse started;
-  started.mutable_started();
-  cluster.Update(task, started);
-  const uint64_t third = cluster.Connect("w1", 2, running);
-  EXPECT_TRUE(cluster.tasks(third).empty()) << "it has begun";
-}
-
-TEST(SamplerTest, LostWorkerTakesItsSamplerAlong) {
-  Scene scene(0);
-  const uint64_t other = scene.cluster.Connect("w2", 1);
-  const uint64_t call = scene.cluster.Sample(scene.running.id);
-  const auto start = scene.cluster.starts(other).back();
-  scene.cluster.Started(other, start.group().id(), start.group().epoch(), 0);
-  scene.cluster.Post(SessionClosed{other});
-  for (int i = 0; i < 10; ++i) {
-    scene.cluster.Post(WorkerHeartbeat{scene.running.session});
-    scene.cluster.Advance(1000);
-  }
-  EXPECT_TRUE(scene.cluster.state.samplers.empty());
-  EXPECT_EQ(scene.cluster.responses(call).back().queued().reason(),
-            "no slot is free for a sampler: all 1 are in use");
 }
 
 }  // namespace
