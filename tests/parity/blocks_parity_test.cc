@@ -94,9 +94,9 @@ TEST_F(BlocksParity, DenseBlocks) {
   DitBlock swiglu = Attention("block_swiglu.attn.", kHeads);
   swiglu.modulation = Linear("block_swiglu.adaLN_modulation.1");
   swiglu.activation = Activation::kSwiglu;
-  swiglu.gate = golden_.at("block_swiglu.mlp.gate_proj.weight");
-  swiglu.up = golden_.at("block_swiglu.mlp.up_proj.weight");
-  swiglu.down = golden_.at("block_swiglu.mlp.down_proj.weight");
+  swiglu.gate.weight = golden_.at("block_swiglu.mlp.gate_proj.weight");
+  swiglu.up.weight = golden_.at("block_swiglu.mlp.up_proj.weight");
+  swiglu.down.weight = golden_.at("block_swiglu.mlp.down_proj.weight");
   EXPECT_TRUE(Close(RunDenseBlock(swiglu, x, conditioning), golden_.at("block_swiglu.out"), kFp64));
 }
 
