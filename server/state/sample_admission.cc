@@ -96,6 +96,22 @@ absl::Status CheckQueue(const State& state, const JobEntry& job, const SampleEnt
   return absl::OkStatus();
 }
 
+// How much later it ends for the others. A sampler shares its steps so that none ends later than
+// with equal shares, and none waits for more than all there is.
+double WaitBeside(const State& state, const JobEntry& job, double own_seconds) {
+  const double in_queue_and_samplers = WaitSeconds(state, job, state.queued_rows);
+  const double in_samplers = WaitSeconds(state, job, 0);
+  size_t samplers = 0, requests = 0;
+  for (const auto& [id, sampler] : state.samplers) {
+    if (sampler.phase != SamplerPhase::kReady || sampler.yielding) continue;
+    ++samplers;
+    requests += sampler.calls.size();
+  }
+  if (samplers == 0) return 0;
+  const double shared = own_seconds * static_cast<double>(requests) / static_cast<double>(samplers);
+  return in_queue_and_samplers - in_samplers + std::min(in_samplers, shared);
+}
+
 absl::Status CheckDeadline(Transition& t, const JobEntry& job, const SampleEntry& sample) {
   if (!sample.deadline_ms || !job.step_curve.known()) return absl::OkStatus();
   const double left = static_cast<double>(*sample.deadline_ms - t.now.monotonic_ms) / 1000;
@@ -105,7 +121,7 @@ absl::Status CheckDeadline(Transition& t, const JobEntry& job, const SampleEntry
                      absl::StrCat("needs about ", Seconds(own),
                                   " on a sampler of its own, the deadline is in ", Seconds(left)));
   }
-  const double wait = WaitSeconds(t.state, job, t.state.queued_rows);
+  const double wait = WaitBeside(t.state, job, own);
   if (wait == 0 || wait + own <= left) return absl::OkStatus();
   t.state.more_samplers_wanted = true;
   t.state.samples_due = true;

@@ -28,7 +28,8 @@ void NoteCheckpoint(SamplerEntry& sampler, const SampleEntry& sample) {
   if (sampler.checkpoints.size() > kRememberedCheckpoints) sampler.checkpoints.pop_back();
 }
 
-bool HasRoom(const Transition& t, const SamplerEntry& sampler) {
+// `any_backlog`: although it has much to do.
+bool HasRoom(const Transition& t, const SamplerEntry& sampler, bool any_backlog) {
   const StateOptions& options = t.options();
   if (sampler.phase != SamplerPhase::kReady || sampler.yielding) return false;
   if (std::max(sampler.not_before_ms, sampler.avoid_until_ms) > t.now.monotonic_ms) return false;
@@ -39,15 +40,16 @@ bool HasRoom(const Transition& t, const SamplerEntry& sampler) {
       sampler.measured ? options.max_sampler_requests
                        : std::min(options.max_unmeasured_requests, options.max_sampler_requests));
   if (sampler.calls.size() >= most) return false;
-  return BacklogSeconds(t.state, sampler) * 1000 < static_cast<double>(options.sampler_backlog_ms);
+  return any_backlog ||
+         BacklogSeconds(t.state, sampler) * 1000 < static_cast<double>(options.sampler_backlog_ms);
 }
 
 // The one with room that has least to do, with time for loading the checkpoint if it must.
-SamplerEntry* ChooseSampler(Transition& t, const SampleEntry& sample) {
+SamplerEntry* ChooseSampler(Transition& t, const SampleEntry& sample, bool any_backlog) {
   SamplerEntry* best = nullptr;
   double best_seconds = 0;
   for (auto& [id, sampler] : t.state.samplers) {
-    if (!HasRoom(t, sampler)) continue;
+    if (!HasRoom(t, sampler, any_backlog)) continue;
     double seconds = BacklogSeconds(t.state, sampler);
     if (!HasLoaded(sampler, sample)) {
       seconds += static_cast<double>(t.options().sampler_load_ms) / 1000;
@@ -106,11 +108,33 @@ void DispatchWaiting(Transition& t) {
   while (const std::optional<uint64_t> call = t.state.sample_queue.Front()) {
     SampleEntry& sample = t.state.samples.at(*call);
     if (EndHopeless(t, sample)) continue;
-    SamplerEntry* sampler = ChooseSampler(t, sample);
+    SamplerEntry* sampler = ChooseSampler(t, sample, /*any_backlog=*/false);
+    // Where no other sampler can take it, it waits on one: there small requests pass large ones,
+    // and a step holds rows of many.
+    if (sampler == nullptr && !AnotherMayCome(t)) sampler = ChooseSampler(t, sample, true);
     if (sampler == nullptr) return;
     t.state.sample_queue.Pop();
     t.state.queued_rows -= sample.cost.rows;
     GiveTo(t, sample, *sampler);
+  }
+}
+
+void Rebalance(Transition& t) {
+  for (auto& [id, sampler] : t.state.samplers) {
+    const std::vector<uint64_t> calls = sampler.calls;
+    for (auto call = calls.rbegin(); call != calls.rend(); ++call) {
+      const double backlog_ms = BacklogSeconds(t.state, sampler) * 1000;
+      if (backlog_ms <= static_cast<double>(t.options().sampler_backlog_ms)) break;
+      SampleEntry& sample = t.state.samples.at(*call);
+      if (sample.begun) continue;
+      const bool taken = std::find(sampler.calls.begin(), sampler.calls.end(), *call) <
+                         sampler.calls.begin() + static_cast<int64_t>(sampler.taken);
+      CancelOnSampler(t, sample);
+      if (taken) {
+        sampler.taken_rows = std::max<int64_t>(0, sampler.taken_rows - sample.cost.rows);
+      }
+      AddToQueue(t.state, sample);
+    }
   }
 }
 

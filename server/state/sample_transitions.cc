@@ -65,11 +65,13 @@ absl::Status SamplerError(const SampleEntry& sample, const worker::v1::SampleErr
 }
 
 // It gave the request back. One that had begun is run again elsewhere; one that had not was refused
-// because the sampler isn't connected to its worker yet, and is offered again. False: the error is
-// the request's end.
+// because the sampler isn't connected to its worker yet, or full, and is offered again. False: the
+// error is the request's end.
 bool TakeBack(Transition& t, SampleEntry& sample, SamplerEntry& sampler,
               const worker::v1::SampleError& error) {
-  if (error.status_code() != static_cast<int>(absl::StatusCode::kUnavailable)) return false;
+  const auto code = static_cast<absl::StatusCode>(error.status_code());
+  const bool full = code == absl::StatusCode::kResourceExhausted && !sample.begun;
+  if (code != absl::StatusCode::kUnavailable && !full) return false;
   if (sample.begun) {
     sampler.avoid_until_ms = t.now.monotonic_ms + t.options().sampler_avoid_ms;
     WorkerEntry& worker = t.state.workers.at(sampler.worker_id);

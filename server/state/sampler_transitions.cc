@@ -76,25 +76,31 @@ std::string WaitReason(Transition& t) {
   return absl::StrCat("no slot is free for a sampler: all ", slots, " are in use");
 }
 
-void StartAnother(Transition& t) {
-  bool starting = false;
-  for (const auto& [id, sampler] : t.state.samplers) {
-    starting = starting || sampler.phase == SamplerPhase::kStarting ||
-               sampler.not_before_ms > t.now.monotonic_ms;
-  }
+// Where another sampler could be started.
+std::optional<FreeSlotPlace> PlaceOfAnother(const Transition& t) {
   const int samplers = static_cast<int>(t.state.samplers.size());
   // One that took a slot that another gives up would have to give it up in turn, for ever.
   const bool yield = t.state.samplers_yield && samplers >= t.options().sampling_slots;
-  if (starting || yield || samplers >= t.options().max_samplers) return;
+  if (yield || samplers >= t.options().max_samplers) return std::nullopt;
   bool cuda = false;
   if (const auto first = t.state.sample_queue.Front()) {
     cuda = t.state.samples.at(*first).model->config.device == diffmoe::DeviceKind::kCuda;
   }
-  const auto place = FindFreeSlot(t.state, t.now.monotonic_ms, cuda ? "cuda" : "cpu");
-  if (place) StartSampler(t, *place);
+  return FindFreeSlot(t.state, t.now.monotonic_ms, cuda ? "cuda" : "cpu");
+}
+
+bool IsStarting(const Transition& t) {
+  for (const auto& [id, sampler] : t.state.samplers) {
+    if (sampler.phase == SamplerPhase::kStarting || sampler.not_before_ms > t.now.monotonic_ms) {
+      return true;
+    }
+  }
+  return false;
 }
 
 }  // namespace
+
+bool AnotherMayCome(const Transition& t) { return IsStarting(t) || PlaceOfAnother(t).has_value(); }
 
 void ScheduleSamplers(Transition& t) {
   for (auto& [id, sampler] : t.state.samplers) {
@@ -104,7 +110,9 @@ void ScheduleSamplers(Transition& t) {
   }
   DispatchWaiting(t);
   const bool wanted = std::exchange(t.state.more_samplers_wanted, false);
-  if (!t.state.sample_queue.empty() || wanted) StartAnother(t);
+  if ((!t.state.sample_queue.empty() || wanted) && !IsStarting(t)) {
+    if (const auto place = PlaceOfAnother(t)) StartSampler(t, *place);
+  }
   if (!t.state.sample_queue.empty()) TellQueue(t, WaitReason(t));
 }
 
@@ -193,6 +201,7 @@ void SamplerStarted(Transition& t, SamplerEntry& sampler) {
   if (sampler.phase != SamplerPhase::kStarting) return;
   sampler.phase = SamplerPhase::kReady;
   sampler.idle_since_ms = t.now.monotonic_ms;
+  Rebalance(t);
   t.state.schedule_due = true;
 }
 

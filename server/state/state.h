@@ -59,9 +59,8 @@ struct StateOptions {
   int64_t max_sample_rows = 20'000'000;
   // The ids of so many requests are remembered, ended ones included.
   int max_known_samples = 10'000;
-  // What a sampler is given at a time: more waits here, where another sampler can take it.
-  // Requests, requests of one that hasn't said yet what a row costs, and how long it needs for
-  // them.
+  // What a sampler is given at a time: requests, requests of one that hasn't said yet what a row
+  // costs, and how long it needs for them; the last one only while another sampler may come.
   int max_sampler_requests = 64;
   int max_unmeasured_requests = 16;
   int64_t sampler_backlog_ms = 2000;

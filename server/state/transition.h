@@ -168,6 +168,8 @@ int64_t BacklogRows(const State& state, const SamplerEntry& sampler);
 double BacklogSeconds(const State& state, const SamplerEntry& sampler);
 // Gives waiting requests to samplers that have room.
 void DispatchWaiting(Transition& t);
+// A sampler has become ready: what others have too much of, and have not begun, is queued again.
+void Rebalance(Transition& t);
 void SendTask(Transition& t, const SampleEntry& sample, const SamplerEntry& sampler);
 // The request has left the sampler, however.
 void TakeFromSampler(Transition& t, SamplerEntry& sampler, const SampleEntry& sample);
@@ -180,6 +182,8 @@ void OnSamplerLoad(Transition& t, SamplerEntry& sampler, const worker::v1::Sampl
 // --- sampler_transitions.cc
 // Gives waiting requests to samplers, starts samplers on free slots, stops idle ones.
 void ScheduleSamplers(Transition& t);
+// One is starting, or could be.
+bool AnotherMayCome(const Transition& t);
 // Samplers on slots that jobs leave to them.
 std::set<std::string> ProtectedSamplers(const State& state);
 // Slots that no job may be placed on: State::options.sampling_slots of them.

@@ -8,9 +8,10 @@ namespace diffmoe::server {
 namespace {
 
 // One sampler that is ready and says what its steps cost: nothing per call, `row_seconds` per row.
+// Another one may start.
 struct MeasuredScene : Scene {
   worker::v1::GroupId group;
-  explicit MeasuredScene(double row_seconds, const StateOptions& options = {}) : Scene(1, options) {
+  explicit MeasuredScene(double row_seconds, const StateOptions& options = {}) : Scene(2, options) {
     cluster.Sample(running.id);
     group = StartSampler().group();
     cluster.Load(group, 0, row_seconds, 100, 1);
@@ -72,7 +73,15 @@ TEST(AdmissionTest, ADeadlineThatTheBacklogMisses) {
   const absl::Status status = scene.End(scene.Submit(1, 2500));
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(DetailsOf(status).reason(), v1::DEADLINE_TOO_SHORT);
-  EXPECT_EQ(DetailsOf(status).retry_delay_ms(), 3500);
+  EXPECT_EQ(DetailsOf(status).retry_delay_ms(), 500);
+}
+
+TEST(AdmissionTest, ASmallOneBesideALargeOneIsTaken) {
+  MeasuredScene scene(0.01);
+  EXPECT_TRUE(scene.End(scene.Submit(60)).ok());  // a minute
+  scene.cluster.Load(scene.group, 0, 0.01, 6000, 1);
+  // Shares of a step: 1 s of its own and 1 s for the other.
+  EXPECT_TRUE(scene.End(scene.Submit(1, 2500)).ok());
 }
 
 TEST(AdmissionTest, WithoutAMeasurementADeadlineIsTaken) {
@@ -144,7 +153,7 @@ TEST(AdmissionTest, RefusedForTheBacklogAnotherSamplerStarts) {
   const auto start = scene.StartSampler();
   scene.cluster.Load(start.group(), 0, 0.01, 1000, 1);
   ASSERT_EQ(scene.cluster.starts(scene.running.session).size(), 1u);
-  const uint64_t call = scene.cluster.Sample(scene.running.id, {}, 1, 5000);
+  const uint64_t call = scene.cluster.Sample(scene.running.id, {}, 1, 1500);
   EXPECT_EQ(DetailsOf(scene.cluster.sample_ends.at(call)).reason(), v1::DEADLINE_TOO_SHORT);
   EXPECT_EQ(scene.cluster.starts(scene.running.session).size(), 2u);
 }

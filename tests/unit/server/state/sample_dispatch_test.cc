@@ -30,6 +30,11 @@ std::string SamplerOf(const ClusterHarness& cluster, uint64_t call) {
   return cluster.state.samples.at(call).sampler_id;
 }
 
+int64_t BacklogOf(const ClusterHarness& cluster, const std::string& id) {
+  const SamplerEntry& sampler = cluster.state.samplers.at(id);
+  return sampler.taken_rows + sampler.given_rows;
+}
+
 TEST(DispatchTest, ASamplerGetsManyRequestsAtOnce) {
   Scene scene(1, StateOptions());
   std::vector<uint64_t> calls;
@@ -62,7 +67,7 @@ TEST(DispatchTest, OneWithoutAMeasurementGetsAFew) {
 }
 
 TEST(DispatchTest, BacklogIsBoundedByWhatTheSamplerSays) {
-  Scene scene(1, StateOptions());
+  Scene scene(2, StateOptions());  // another one starts
   const auto task_count = [&] { return scene.cluster.tasks(scene.running.session).size(); };
   scene.cluster.Sample(scene.running.id);
   const auto start = scene.StartSampler();
@@ -170,8 +175,40 @@ TEST(DispatchTest, ANewerCheckpointDisturbsNobody) {
   EXPECT_FALSE(scene.cluster.state.jobs.at(scene.running.id).checkpoints.contains(10));
 }
 
-TEST(DispatchTest, WaitIsEstimated) {
+TEST(DispatchTest, WithoutAnotherSamplerItIsGivenAll) {
   Scene scene(1, StateOptions());
+  scene.cluster.Sample(scene.running.id, {}, 100);
+  const auto start = scene.StartSampler();
+  scene.cluster.Load(start.group(), 0, 0.01, 10'000, 1);
+  scene.cluster.Sample(scene.running.id);
+  EXPECT_EQ(scene.cluster.tasks(scene.running.session).size(), 2u);
+  EXPECT_TRUE(scene.cluster.state.sample_queue.empty());
+}
+
+TEST(DispatchTest, ANewSamplerTakesWhatOthersHaveNotBegun) {
+  Scene scene(1, StateOptions());
+  const uint64_t begun = scene.cluster.Sample(scene.running.id, {}, 10);
+  const auto first = scene.StartSampler();
+  scene.cluster.Update(scene.cluster.tasks(scene.running.session)[0], Started());
+  scene.cluster.Load(first.group(), 0, 0.01, 1000, 1);
+  std::vector<uint64_t> calls;
+  for (int i = 0; i < 3; ++i) calls.push_back(scene.cluster.Sample(scene.running.id));
+  scene.cluster.Load(first.group(), 0, 0.01, 1200, 3);  // it has seen two of them
+  ASSERT_EQ(scene.cluster.tasks(scene.running.session).size(), 4u);
+  const uint64_t other = scene.cluster.Connect("w2", 1);
+  scene.cluster.Sample(scene.running.id);
+  ASSERT_EQ(scene.cluster.starts(other).size(), 1u);
+  const auto second = scene.cluster.starts(other)[0].group();
+  scene.cluster.Started(other, second.id(), second.epoch(), 0);
+  EXPECT_EQ(SamplerOf(scene.cluster, begun), first.group().id());
+  for (const uint64_t call : calls) EXPECT_EQ(SamplerOf(scene.cluster, call), second.id());
+  EXPECT_EQ(scene.cluster.cancelled_tasks(scene.running.session), 3);
+  EXPECT_EQ(scene.cluster.state.samples.at(calls[0]).losses, 0);
+  EXPECT_EQ(BacklogOf(scene.cluster, first.group().id()), 1000);
+}
+
+TEST(DispatchTest, WaitIsEstimated) {
+  Scene scene(2, StateOptions());  // another one starts
   scene.cluster.Sample(scene.running.id, {}, 3);
   const auto start = scene.StartSampler();
   scene.cluster.Load(start.group(), 0, 0.01, 300, 1);
