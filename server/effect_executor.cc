@@ -102,7 +102,6 @@ struct Executor {
   }
   void operator()(CalibrationEvent& event) {
     parts.calibrations->Push(event.call, std::move(event.response));
-    KillPoint("effect.calibration_sent");
   }
   void operator()(SampleEnd& end) {
     sample_steps.erase(end.call);
