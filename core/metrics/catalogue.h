@@ -18,7 +18,7 @@ struct Definition {
   const char* name;
   Kind kind;
   const char* help;
-  const char* healthy;  // what a good value looks like
+  const char* healthy;                           // what a good value looks like
   std::array<const char*, kMaxLabels> labels{};  // unused ones are nullptr
   std::array<double, kMaxBuckets> buckets{};     // upper bounds, ascending; unused ones are 0
 };
