@@ -14,6 +14,7 @@ list() {
   echo "  control      the coordinator: durable submits, reads with a long queue, many workers, memory, restart"
   echo "               --jobs N   --events N   --workers N   --clients N   --seconds N"
   echo "  sampling     an image: cost beside the GEMM rate, exact beside fast; waits beside batches to completion"
+  echo "  service      the sampling service through its programs: round trip of a null model, overload   --seconds N"
   echo "               --models s-e8 demo   --steps N   --arrivals N   --requests N"
   echo "  schedules    random schedules of requests: each image must be what it is alone, or it fails   --schedules N   --seed S"
   echo "  checkpoint   stall of the step against a memcpy; save and load through the service, and of chunks alone, against the disk"
@@ -33,6 +34,7 @@ case "$name" in
     OMP_NUM_THREADS=1 build/release/bin/checkpoint_path_bench
     target=checkpoint_bench command=(checkpoint_bench)
     ;;
+  service) target=service_bench command=(service_bench) ;;
   sampling) target=sampling_bench command=(sampling_bench) ;;
   schedules) target=sampling_schedules command=(sampling_schedules) ;;
   control) target=control_bench command=(control_bench) ;;

@@ -39,6 +39,11 @@ class ResponseStream final : public grpc::ServerWriteReactor<Response>,
   void Begin() { self_ = this->shared_from_this(); }
 
   void Push(Response response) {
+    if (response.has_finished()) {
+      // The end follows; what waits to be reported has no meaning any more.
+      outbox_.Drop([](const Response& waiting) { return KeyOf(waiting).has_value(); });
+      return outbox_.Hold(std::move(response));
+    }
     const std::optional<int> key = KeyOf(response);
     OutboxAction action = OutboxAction::kNone;
     if (key) {
@@ -73,6 +78,9 @@ class ResponseStream final : public grpc::ServerWriteReactor<Response>,
   }
   void Do(OutboxAction action) {
     if (action == OutboxAction::kWrite) this->StartWrite(&outbox_.in_flight());
+    if (action == OutboxAction::kWriteAndFinish) {
+      this->StartWriteAndFinish(&outbox_.in_flight(), {}, outbox_.end_status());
+    }
     if (action == OutboxAction::kFinish) this->Finish(outbox_.end_status());
   }
 

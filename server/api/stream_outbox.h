@@ -1,10 +1,11 @@
 // Decides what a write reactor does next: at most one write is outstanding, Finish comes once and
 // after it. The reactor carries the action out after the call, without any lock:
-//   StartWrite(&outbox.in_flight())   for kWrite
-//   Finish(outbox.end_status())       for kFinish
+//   StartWrite(&outbox.in_flight())                                for kWrite
+//   StartWriteAndFinish(&outbox.in_flight(), {}, end_status())     for kWriteAndFinish
+//   Finish(outbox.end_status())                                    for kFinish
 //
 // Thread safety: all methods from any thread; of several callers each action goes to exactly one.
-// in_flight() and end_status() may be read by the one who got kWrite or kFinish.
+// in_flight() and end_status() may be read by the one who got an action.
 #pragma once
 
 #include <grpcpp/support/status.h>
@@ -19,7 +20,7 @@
 
 namespace diffmoe::server {
 
-enum class OutboxAction { kNone, kWrite, kFinish };
+enum class OutboxAction { kNone, kWrite, kWriteAndFinish, kFinish };
 
 template <typename Message>
 class StreamOutbox {
@@ -41,6 +42,15 @@ class StreamOutbox {
     queue_.push_back(std::move(message));
     *action = Next();
     return true;
+  }
+
+  // The message waits for the next Push or End, and goes with the end's status if nothing is behind
+  // it. Full or not.
+  void Hold(Message message) {
+    absl::MutexLock lock(&mutex_);
+    if (ending_) return;
+    bytes_ += message.ByteSizeLong();
+    queue_.push_back(std::move(message));
   }
 
   // At most one message waits: `merge` puts a newer one into it. False when it would become larger
@@ -118,7 +128,8 @@ class StreamOutbox {
       queue_.pop_front();
       bytes_ -= std::min(bytes_, in_flight_.ByteSizeLong());
       writing_ = true;
-      return OutboxAction::kWrite;
+      finished_ = ending_ && queue_.empty();
+      return finished_ ? OutboxAction::kWriteAndFinish : OutboxAction::kWrite;
     }
     if (!ending_) return OutboxAction::kNone;
     finished_ = true;

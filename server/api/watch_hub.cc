@@ -74,6 +74,9 @@ class JobWatcher final : public grpc::ServerWriteReactor<v1::WatchJobResponse>,
   }
   void Do(OutboxAction action) {
     if (action == OutboxAction::kWrite) StartWrite(&outbox_.in_flight());
+    if (action == OutboxAction::kWriteAndFinish) {
+      StartWriteAndFinish(&outbox_.in_flight(), {}, outbox_.end_status());
+    }
     if (action == OutboxAction::kFinish) Finish(outbox_.end_status());
   }
 

@@ -159,6 +159,9 @@ class WorkerSession final : public grpc::ServerBidiReactor<WorkerMessage, Coordi
 
   void Do(OutboxAction action) {
     if (action == OutboxAction::kWrite) StartWrite(&outbox_.in_flight());
+    if (action == OutboxAction::kWriteAndFinish) {
+      StartWriteAndFinish(&outbox_.in_flight(), {}, outbox_.end_status());
+    }
     if (action == OutboxAction::kFinish) Finish(outbox_.end_status());
   }
 

@@ -208,8 +208,7 @@ class Agent {
         bulk_proxy_(&worker_metrics_),
         link_(options.coordinator,
               {.hello = [this] { return Hello(); },
-               .received =
-                   [this](pb::CoordinatorMessage message) { mailbox_.Post(std::move(message)); },
+               .received = [this](pb::CoordinatorMessage message) { Receive(std::move(message)); },
                .refused = [this](absl::Status status) { mailbox_.Refuse(std::move(status)); }},
               MakeBackoff(options), &outbox_, &bulk_proxy_, &worker_metrics_) {}
 
@@ -221,6 +220,9 @@ class Agent {
   // Reads what has come in; true once the worker shall end.
   bool HandleSignals(int signal_fd);
   void Handle(const pb::CoordinatorMessage& message);
+  // From the link's thread.
+  void Receive(pb::CoordinatorMessage message);
+  bool HandleSampling(const pb::CoordinatorMessage& message);
   void RefuseTask(const std::string& request_id, const pb::GroupId& group,
                   const absl::Status& status);
 
@@ -327,23 +329,38 @@ void Agent::Handle(const pb::CoordinatorMessage& message) {
       supervisor_.Stop(message.stop_group());
       break;
     case pb::CoordinatorMessage::kSampleTask:
-      if (absl::Status sent = supervisor_.SendTask(message.sample_task()); !sent.ok()) {
-        RefuseTask(message.sample_task().request_id(), message.sample_task().group(), sent);
-      }
-      break;
     case pb::CoordinatorMessage::kCalibrateTask:
-      if (absl::Status sent = supervisor_.SendTask(message.calibrate_task()); !sent.ok()) {
-        RefuseTask(message.calibrate_task().request_id(), message.calibrate_task().group(), sent);
-      }
-      break;
     case pb::CoordinatorMessage::kCancelSample:
-      // A sampler that has gone has nothing to cancel.
-      supervisor_.CancelSample(message.cancel_sample()).IgnoreError();
-      break;
     case pb::CoordinatorMessage::kWelcome:
     case pb::CoordinatorMessage::MESSAGE_NOT_SET:
       break;
   }
+}
+
+// Requests of samplers go on at once, in the order of their arrival: their sampler runs already.
+bool Agent::HandleSampling(const pb::CoordinatorMessage& message) {
+  switch (message.message_case()) {
+    case pb::CoordinatorMessage::kSampleTask:
+      if (absl::Status sent = supervisor_.SendTask(message.sample_task()); !sent.ok()) {
+        RefuseTask(message.sample_task().request_id(), message.sample_task().group(), sent);
+      }
+      return true;
+    case pb::CoordinatorMessage::kCalibrateTask:
+      if (absl::Status sent = supervisor_.SendTask(message.calibrate_task()); !sent.ok()) {
+        RefuseTask(message.calibrate_task().request_id(), message.calibrate_task().group(), sent);
+      }
+      return true;
+    case pb::CoordinatorMessage::kCancelSample:
+      // A sampler that has gone has nothing to cancel.
+      supervisor_.CancelSample(message.cancel_sample()).IgnoreError();
+      return true;
+    default:
+      return false;
+  }
+}
+
+void Agent::Receive(pb::CoordinatorMessage message) {
+  if (!HandleSampling(message)) mailbox_.Post(std::move(message));
 }
 
 void Agent::RefuseTask(const std::string& request_id, const pb::GroupId& group,

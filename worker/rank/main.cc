@@ -1,9 +1,12 @@
 // diffmoe-rank: one process per slot of an attempt. Started by diffmoe-worker, never by hand.
 #include <ATen/Parallel.h>
 #include <malloc.h>
+#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 
 #include "absl/cleanup/cleanup.h"
@@ -21,12 +24,22 @@
 namespace diffmoe {
 namespace {
 
+constexpr int kNice = 5;
+
 // Freed activations stay in the heap: mapping them anew in every step costs a fifth of a MoE
 // layer's time.
 void KeepFreedMemory() {
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);
   mallopt(M_TOP_PAD, 64 << 20);
+}
+
+// What keeps the cluster answering needs little time, but at once: ranks, which take all there is,
+// make room for it.
+void GiveWayToServices() {
+  if (setpriority(PRIO_PROCESS, 0, kNice) != 0) {
+    LogWarning("rank", "the priority stays", {{"error", std::strerror(errno)}});
+  }
 }
 
 // Loads the CUDA plugin and takes the device of a rank that was given a GPU.
@@ -60,6 +73,7 @@ int Main(int argc, char** argv) {
     return app.exit(error) == 0 ? kExitOk : kExitUsage;
   }
   KeepFreedMemory();
+  GiveWayToServices();
   at::set_num_threads(1);
 
   InstallCrashReport(absl::StrCat("rank ", rank, " of ", group, " epoch ", epoch), nullptr);

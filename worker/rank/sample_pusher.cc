@@ -103,6 +103,7 @@ bool SamplePusher::WriteAll(grpc::ClientWriterInterface<pb::SampleUpdate>& strea
   auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return closed_ || !queue_.empty(); };
   while (true) {
     Waiting next;
+    grpc::WriteOptions options;
     {
       absl::MutexLock lock(&mutex_);
       mutex_.AwaitWithTimeout(absl::Condition(&work),
@@ -111,8 +112,10 @@ bool SamplePusher::WriteAll(grpc::ClientWriterInterface<pb::SampleUpdate>& strea
       next = std::move(queue_.front());
       queue_.pop_front();
       queued_bytes_ -= next.update.ByteSizeLong();
+      // What waits goes in the same packet.
+      if (!queue_.empty()) options.set_buffer_hint();
     }
-    const bool written = stream.Write(next.update);
+    const bool written = stream.Write(next.update, options);
     absl::MutexLock lock(&mutex_);
     if (!written) {
       queued_bytes_ += next.update.ByteSizeLong();

@@ -14,28 +14,26 @@ constexpr int kCommandsPerStep = 1024;
 
 class SampleRole {
  public:
-  explicit SampleRole(RankLink& link)
-      : link_(link),
-        executor_(link),
-        engine_(link, executor_),
-        calibrations_(link, executor_.cache()) {}
+  // `calibrations` may be null.
+  SampleRole(RankLink& link, SampleExecutor& executor, CalibrationQueue* calibrations)
+      : link_(link), engine_(link, executor), calibrations_(calibrations) {}
 
   absl::Status Run() {
     while (!link_.stop_requested()) {
       if (!TakeCommands()) break;
       engine_.Step();
-      calibrations_.Step();
+      if (calibrations_ != nullptr) calibrations_->Step();
     }
     const absl::Status status = absl::UnavailableError("the sampler is stopping");
     engine_.Stop(status);
-    calibrations_.Stop(status);
+    if (calibrations_ != nullptr) calibrations_->Stop(status);
     return absl::CancelledError("asked to stop");
   }
 
  private:
   // The commands that are there; waits for one when there is nothing to do. False: stop.
   bool TakeCommands() {
-    const bool busy = engine_.busy() || calibrations_.busy();
+    const bool busy = engine_.busy() || (calibrations_ != nullptr && calibrations_->busy());
     absl::Duration wait = busy ? absl::ZeroDuration() : absl::Seconds(1);
     for (int taken = 0; taken < kCommandsPerStep; ++taken) {
       std::optional<RankCommandData> command = link_.NextCommand(wait);
@@ -44,22 +42,35 @@ class SampleRole {
       if (std::holds_alternative<StopCommand>(*command)) return false;
       if (const auto* cancel = std::get_if<CancelSampleCommand>(&*command)) {
         engine_.Cancel(cancel->request_id);
-        calibrations_.Cancel(cancel->request_id);
+        if (calibrations_ != nullptr) calibrations_->Cancel(cancel->request_id);
       }
       if (auto* work = std::get_if<SampleWork>(&*command)) engine_.Add(std::move(*work));
-      if (auto* work = std::get_if<CalibrateWork>(&*command)) calibrations_.Add(std::move(*work));
+      if (auto* work = std::get_if<CalibrateWork>(&*command)) Calibrate(std::move(*work));
     }
     return true;
   }
 
+  void Calibrate(CalibrateWork work) {
+    if (calibrations_ != nullptr) return calibrations_->Add(std::move(work));
+    link_.PushSampleUpdate(work.request_id, absl::UnimplementedError("no model to calibrate"))
+        .IgnoreError();
+  }
+
   RankLink& link_;
-  ModelExecutor executor_;
   SampleEngine engine_;
-  CalibrationQueue calibrations_;
+  CalibrationQueue* const calibrations_;
 };
 
 }  // namespace
 
-absl::Status RunSampleRole(RankLink& link) { return SampleRole(link).Run(); }
+absl::Status RunSampleRole(RankLink& link) {
+  ModelExecutor executor(link);
+  CalibrationQueue calibrations(link, executor.cache());
+  return SampleRole(link, executor, &calibrations).Run();
+}
+
+absl::Status RunSampleRole(RankLink& link, SampleExecutor& executor) {
+  return SampleRole(link, executor, nullptr).Run();
+}
 
 }  // namespace diffmoe

@@ -73,6 +73,7 @@ absl::StatusOr<std::unique_ptr<ImageTask>> FakeExecutor::Prepare(
 std::vector<absl::Status> FakeExecutor::Call(absl::Span<ImageTask* const> images) {
   if (call_throws) throw std::runtime_error("no call today");
   std::vector<absl::Status> statuses;
+  if (!record_calls) calls.clear();
   std::vector<std::string>& names = calls.emplace_back();
   int rows = 0;
   for (ImageTask* task : images) {

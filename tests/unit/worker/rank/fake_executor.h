@@ -28,6 +28,7 @@ class FakeExecutor final : public SampleExecutor {
 
   // Per call the images in it, as "request/index".
   std::vector<std::vector<std::string>> calls;
+  bool record_calls = true;
   int loads = 0;
   int64_t images_alive = 0, most_alive = 0;
 
