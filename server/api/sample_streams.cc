@@ -41,7 +41,7 @@ class ResponseStream final : public grpc::ServerWriteReactor<Response>,
   void Push(Response response) {
     if (response.has_finished()) {
       // The end follows; what waits to be reported has no meaning any more.
-      outbox_.Drop([](const Response& waiting) { return KeyOf(waiting).has_value(); });
+      outbox_.Drop([](const Response& waiting) { return KeyOf(waiting) == kReport; });
       return outbox_.Hold(std::move(response));
     }
     const std::optional<int> key = KeyOf(response);

@@ -34,10 +34,31 @@ TEST(StreamOutboxTest, EndWaitsForTheQueue) {
   ASSERT_TRUE(outbox.Push(Named("a"), &action));
   ASSERT_TRUE(outbox.Push(Named("b"), &action));
   EXPECT_EQ(outbox.End(grpc::Status::OK, false), OutboxAction::kNone);
-  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kWrite);
-  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kFinish);
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kWriteAndFinish);
+  EXPECT_EQ(outbox.in_flight().id(), "b");
   EXPECT_TRUE(outbox.end_status().ok());
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kNone);
   EXPECT_EQ(outbox.End(grpc::Status::CANCELLED, true), OutboxAction::kNone) << "once";
+}
+
+TEST(StreamOutboxTest, TheEndComesAloneAfterTheLastWrite) {
+  Outbox outbox({});
+  OutboxAction action;
+  ASSERT_TRUE(outbox.Push(Named("a"), &action));
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kNone);
+  EXPECT_EQ(outbox.End(grpc::Status::OK, false), OutboxAction::kFinish);
+}
+
+TEST(StreamOutboxTest, AHeldMessageGoesWithTheEnd) {
+  Outbox outbox({});
+  OutboxAction action;
+  ASSERT_TRUE(outbox.Push(Named("a"), &action));
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kNone);
+  outbox.Hold(Named("b"));
+  EXPECT_EQ(outbox.End(grpc::Status::OK, false), OutboxAction::kWriteAndFinish);
+  EXPECT_EQ(outbox.in_flight().id(), "b");
+  outbox.Hold(Named("late"));
+  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kNone);
 }
 
 TEST(StreamOutboxTest, DroppingEndWaitsForTheWriteInFlightOnly) {
