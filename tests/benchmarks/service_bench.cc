@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "CLI/CLI.hpp"
@@ -92,6 +93,7 @@ absl::Status Run(const Options& options) {
   {
     test::ClusterOptions real;
     real.data_dir = dir.path();
+    real.slots = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
     test::Cluster cluster(real);
     RETURN_IF_ERROR(cluster.Start());
     ASSIGN_OR_RETURN(const nlohmann::json submitted,
