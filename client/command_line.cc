@@ -95,11 +95,13 @@ int RunCommandLine(const std::vector<std::string>& arguments, Context* context) 
   AddSampleSetCommand(&app, context);
   AddCalibrateCommand(&app, context);
   AddReportCommand(&app, context);
+  AddTopCommand(&app, context);
   AddWorkersCommand(&app, context);
   AddExplainCommand(&app, context);
   AddBenchCommand(&app, context);
   AddAdminCommand(&app, context);
   AddVersionCommand(&app, context);
+  AddCompletionCommand(&app, context);
   app.require_subcommand(1);
   // CLI11 reports by exceptions only; they end here.
   try {

@@ -23,6 +23,7 @@ struct Context {
   std::ostream& err;
   const Clock& clock;
   ProgressOptions progress;  // of `err`
+  bool out_terminal = false;
   std::string executable;    // path of this program
   EndpointOptions endpoint;  // global flags
   OutputFormat format = OutputFormat::kTable;

@@ -27,6 +27,7 @@ int main(int argc, char** argv) {
                            .err = std::cerr,
                            .clock = clock,
                            .progress = progress,
+                           .out_terminal = isatty(STDOUT_FILENO) == 1,
                            .executable = executable,
                            .endpoint = {},
                            .format = diffmoe::OutputFormat::kTable,

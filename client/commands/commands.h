@@ -23,6 +23,8 @@ void AddCalibrateCommand(CLI::App* app, Context* context);
 void AddSampleSetCommand(CLI::App* app, Context* context);
 void AddBenchCommand(CLI::App* app, Context* context);
 void AddReportCommand(CLI::App* app, Context* context);
+void AddTopCommand(CLI::App* app, Context* context);
+void AddCompletionCommand(CLI::App* app, Context* context);
 void AddWorkersCommand(CLI::App* app, Context* context);
 void AddExplainCommand(CLI::App* app, Context* context);
 void AddAdminCommand(CLI::App* app, Context* context);
