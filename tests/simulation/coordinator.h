@@ -94,6 +94,8 @@ class Coordinator {
   void PutShard(const worker::v1::GroupId& group, int64_t step, int rank, int world_size,
                 Answer answer);
   void ReadCheckpoint(const std::string& job_id, int64_t step, Answer answer);
+  // Whether the running process has the group; one of an earlier life may not be ended yet.
+  bool Wants(const worker::v1::GroupId& group) const;
   // ABORTED or UNAVAILABLE ends the sampler's stream.
   absl::Status PushSample(const worker::v1::SampleUpdate& update);
 

@@ -89,6 +89,10 @@ void Coordinator::EndGroup(const std::string& id, int64_t epoch) {
   for (const PendingKey& key : ended) FailPending(key, stale);
 }
 
+bool Coordinator::Wants(const worker::v1::GroupId& group) const {
+  return alive() && process_->groups.Check(group.id(), group.epoch()).ok();
+}
+
 void Coordinator::Join(const worker::v1::GroupId& group, int rank, int world_size, Answer answer) {
   absl::Status status = absl::UnavailableError("connection refused");
   if (alive()) status = process_->groups.Check(group.id(), group.epoch());

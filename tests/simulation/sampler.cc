@@ -89,15 +89,15 @@ void Sampler::Load(const std::string& id) {
         if (!parts.coordinator->alive()) {
           return answer({0, absl::UnavailableError("connection refused"), {}, false});
         }
-        parts.coordinator->ReadCheckpoint(work.checkpoint.first, work.checkpoint.second,
-                                          [parts, work, answer](const server::Reply& reply) {
-                                            if (!work.calibrates) {
-                                              parts.checker->OnSamplerRead(
-                                                  work.seed, work.checkpoint.first,
-                                                  work.checkpoint.second, reply.status);
-                                            }
-                                            answer(reply);
-                                          });
+        parts.coordinator->ReadCheckpoint(
+            work.checkpoint.first, work.checkpoint.second,
+            [parts, work, answer](const server::Reply& reply) {
+              if (!work.calibrates && parts.coordinator->Wants(work.group)) {
+                parts.checker->OnSamplerRead(work.seed, work.checkpoint.first,
+                                             work.checkpoint.second, reply.status);
+              }
+              answer(reply);
+            });
       },
       [this, id](const server::Reply& reply) { Loaded(id, reply.status); });
 }
