@@ -85,7 +85,18 @@ class Mailbox {
     uint64_t count = 0;
     [[maybe_unused]] ssize_t got = read(event_fd_, &count, sizeof(count));
     absl::MutexLock lock(&mutex_);
+    taken_ = !messages_.empty();
     return std::exchange(messages_, {});
+  }
+  // What was taken has been handled.
+  void Handled() {
+    absl::MutexLock lock(&mutex_);
+    taken_ = false;
+  }
+  // Everything that was posted has been handled.
+  bool idle() const {
+    absl::MutexLock lock(&mutex_);
+    return messages_.empty() && !taken_;
   }
 
   absl::Status refused() const {
@@ -102,6 +113,7 @@ class Mailbox {
   const int event_fd_;
   mutable absl::Mutex mutex_;
   std::deque<pb::CoordinatorMessage> messages_ ABSL_GUARDED_BY(mutex_);
+  bool taken_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status refused_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };
@@ -301,6 +313,7 @@ absl::Status Agent::Loop(int signal_fd) {
     for (const pb::CoordinatorMessage& message : mailbox_.Take()) {
       if (!stopping) Handle(message);
     }
+    mailbox_.Handled();
     if (absl::Status refused = mailbox_.refused(); !refused.ok() && !stopping) {
       status = refused;
       stopping = true;
@@ -321,6 +334,7 @@ bool Agent::HandleSignals(int signal_fd) {
 }
 
 void Agent::Handle(const pb::CoordinatorMessage& message) {
+  if (HandleSampling(message)) return;
   switch (message.message_case()) {
     case pb::CoordinatorMessage::kStartRank:
       supervisor_.Start(message.start_rank());
@@ -337,7 +351,7 @@ void Agent::Handle(const pb::CoordinatorMessage& message) {
   }
 }
 
-// Requests of samplers go on at once, in the order of their arrival: their sampler runs already.
+// Requests of samplers.
 bool Agent::HandleSampling(const pb::CoordinatorMessage& message) {
   switch (message.message_case()) {
     case pb::CoordinatorMessage::kSampleTask:
@@ -360,7 +374,9 @@ bool Agent::HandleSampling(const pb::CoordinatorMessage& message) {
 }
 
 void Agent::Receive(pb::CoordinatorMessage message) {
-  if (!HandleSampling(message)) mailbox_.Post(std::move(message));
+  // Requests of samplers go on at once, unless something before them is still to be handled.
+  if (mailbox_.idle() && HandleSampling(message)) return;
+  mailbox_.Post(std::move(message));
 }
 
 void Agent::RefuseTask(const std::string& request_id, const pb::GroupId& group,
