@@ -1,12 +1,14 @@
 // A rank of lost_peer_test: gathers until a collective fails, then says so.
 //
-//   lost_peer_rank STORE_FILE RANK WORLD_SIZE TIMEOUT_MS gloo|shared
+//   lost_peer_rank STORE_FILE RANK WORLD_SIZE TIMEOUT_MS gloo|shared [STOP_AT]
 //
-// Joins with a timeout of a minute; TIMEOUT_MS holds for what comes then.
+// Joins with a timeout of a minute; TIMEOUT_MS holds for what comes then. Stops itself (SIGSTOP) in
+// front of the STOP_AT-th gather.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -18,8 +20,9 @@
 constexpr std::chrono::minutes kJoinTimeout(1);
 
 int main(int argc, char** argv) {
-  if (argc != 6) return 2;
+  if (argc != 6 && argc != 7) return 2;
   const int rank = std::atoi(argv[2]), world_size = std::atoi(argv[3]);
+  const int stop_at = argc == 7 ? std::atoi(argv[6]) : -1;
   const std::chrono::milliseconds timeout(std::atoi(argv[4]));
   const auto store = c10::make_intrusive<c10d::FileStore>(argv[1], world_size);
   std::unique_ptr<diffmoe::Collectives> collectives;
@@ -35,6 +38,7 @@ int main(int argc, char** argv) {
   const at::Tensor in = at::zeros({100'000});
   try {
     for (int i = 0;; ++i) {
+      if (i == stop_at) std::raise(SIGSTOP);
       collectives->AllGather(out, in, "weight gather");
       if (i == 10) std::printf("running\n"), std::fflush(stdout);
     }
