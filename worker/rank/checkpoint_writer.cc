@@ -25,7 +25,11 @@ void CopyBytes(char* to, const float* from, const char* to_end) {
 
 }  // namespace
 
-CheckpointWriter::~CheckpointWriter() { Join(); }
+CheckpointWriter::~CheckpointWriter() {
+  const ActivityScope scope(&link_.activity(), "waiting for the checkpoint on its way", "",
+                            /*waits_for_peers=*/true);
+  Join();
+}
 
 void CheckpointWriter::Join() {
   if (sender_.joinable()) sender_.join();

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -206,6 +207,8 @@ class Training {
   // step so far.
   void FollowPace(int64_t step, double seconds) {
     link_.activity().set_step(step);
+    // The first step waits for peers that are still starting; it says nothing about the pace.
+    if (!std::exchange(in_pace_, true)) return;
     slowest_seconds_ = std::max(slowest_seconds_, seconds);
     const double limit =
         std::min(config_.step_budget_seconds,
@@ -245,6 +248,7 @@ class Training {
   TrainEngine engine_;
   ProgressMeter meter_;
   double slowest_seconds_ = 0;
+  bool in_pace_ = false;  // the first step of this attempt is done
 };
 
 }  // namespace
