@@ -345,6 +345,8 @@ void Agent::Handle(const pb::CoordinatorMessage& message) {
     case pb::CoordinatorMessage::kSampleTask:
     case pb::CoordinatorMessage::kCalibrateTask:
     case pb::CoordinatorMessage::kCancelSample:
+    case pb::CoordinatorMessage::kReadLogs:
+    case pb::CoordinatorMessage::kStopReadingLogs:
     case pb::CoordinatorMessage::kWelcome:
     case pb::CoordinatorMessage::MESSAGE_NOT_SET:
       break;
