@@ -25,6 +25,7 @@
 #include "server/api/checkpoint_service.h"
 #include "server/api/cluster_service.h"
 #include "server/api/rpc_observer.h"
+#include "server/api/sampler_plane_service.h"
 #include "server/api/sampling_service.h"
 #include "server/api/training_job_service.h"
 #include "server/api/worker_plane_service.h"
@@ -126,6 +127,7 @@ class CoordinatorImpl final : public Coordinator {
   std::unique_ptr<SampleStreams> samples_;
   std::unique_ptr<CalibrationStreams> calibrations_;
   std::unique_ptr<WorkerPlaneService> worker_plane_;
+  std::unique_ptr<SamplerPlaneService> sampler_plane_;
   std::unique_ptr<TrainingJobService> job_service_;
   std::unique_ptr<CheckpointService> checkpoint_service_;
   std::unique_ptr<SamplingService> sampling_service_;
@@ -186,6 +188,7 @@ void CoordinatorImpl::BuildParts(State state) {
   samples_ = std::make_unique<SampleStreams>(cancelled);
   calibrations_ = std::make_unique<CalibrationStreams>(cancelled);
   worker_plane_ = std::make_unique<WorkerPlaneService>(loop_.get(), &calls_);
+  sampler_plane_ = std::make_unique<SamplerPlaneService>(loop_.get(), &calls_);
   job_service_ =
       std::make_unique<TrainingJobService>(loop_.get(), &calls_, records_.get(), hub_.get());
   checkpoint_service_ = std::make_unique<CheckpointService>(
@@ -207,6 +210,7 @@ void CoordinatorImpl::BuildParts(State state) {
                       .samples = samples_.get(),
                       .calibrations = calibrations_.get(),
                       .workers = worker_plane_.get(),
+                      .samplers = sampler_plane_.get(),
                       .bulk = bulk_.get(),
                       .deleter = deleter_.get(),
                       .cluster_metrics = &cluster_metrics_,
@@ -257,6 +261,7 @@ absl::Status CoordinatorImpl::Serve() {
   builder.RegisterService(sampling_service_.get());
   builder.RegisterService(cluster_service_.get());
   builder.RegisterService(worker_plane_.get());
+  builder.RegisterService(sampler_plane_.get());
   builder.RegisterService(bulk_.get());
   server_ = builder.BuildAndStart();
   if (server_ == nullptr || port == 0) {
@@ -287,6 +292,7 @@ void CoordinatorImpl::Stop() {
   samples_->CloseAll(status);
   calibrations_->CloseAll(status);
   worker_plane_->CloseAll(status);
+  sampler_plane_->CloseAll(status);
   bulk_->Shutdown();
   if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now() + kDrainTime);
   if (server_ != nullptr) LogInfo("coordinator", "stopped");
