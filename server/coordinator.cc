@@ -11,8 +11,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "core/base/atomic_file.h"
 #include "core/base/kill_point.h"
 #include "core/base/log.h"
@@ -57,6 +59,12 @@ absl::StatusOr<std::string> HostOf(const std::string& listen) {
         absl::StrCat("--listen: expected HOST:PORT, got \"", listen, "\""));
   }
   return listen.substr(0, colon);
+}
+
+std::mt19937_64 SeededGenerator() {
+  std::random_device device;
+  std::seed_seq seed{device(), device(), device(), device()};
+  return std::mt19937_64(seed);
 }
 
 struct Loaded {
@@ -133,6 +141,8 @@ class CoordinatorImpl final : public Coordinator {
   std::unique_ptr<SamplingService> sampling_service_;
   std::unique_ptr<ClusterService> cluster_service_;
   std::unique_ptr<grpc::Server> server_;
+  absl::Mutex random_mutex_;
+  std::mt19937_64 random_ ABSL_GUARDED_BY(random_mutex_) = SeededGenerator();
   std::string host_name_, grpc_address_, metrics_address_;
   bool stopped_ = false;
 };
@@ -193,9 +203,9 @@ void CoordinatorImpl::BuildParts(State state) {
       std::make_unique<TrainingJobService>(loop_.get(), &calls_, records_.get(), hub_.get());
   checkpoint_service_ = std::make_unique<CheckpointService>(
       loop_.get(), &calls_, records_.get(), checkpoints_.get(), &checkpoint_metrics_);
-  const auto draw = [] {
-    std::random_device device;
-    return (uint64_t{device()} << 32) | device();
+  const auto draw = [this] {
+    absl::MutexLock lock(&random_mutex_);
+    return random_();
   };
   sampling_service_ = std::make_unique<SamplingService>(
       SamplingParts{loop_.get(), &calls_, samples_.get(), calibrations_.get(), draw});

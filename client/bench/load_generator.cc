@@ -3,10 +3,13 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -35,6 +38,8 @@ class Flight {
       : options_(options), stub_(v1::SamplingService::NewStub(std::move(channel))) {}
 
   void Start(int64_t number);
+  // The same on the caller's thread, until the request has ended.
+  void Run(int64_t number);
   // Waits until fewer than `count` are in flight; whether that came true in time.
   bool AwaitFewerThan(int count, absl::Duration limit);
   void CancelAll();
@@ -51,16 +56,56 @@ class Flight {
 
  private:
   class Call;
-  void Ended(Call* call, const LoadOutcome& outcome);
+  v1::SampleRequest Request(int64_t number) const;
+  void SetDeadline(grpc::ClientContext* context) const;
+  void Begun(grpc::ClientContext* context);
+  void Note(const v1::SampleResponse& event, LoadOutcome* outcome) const;
+  void Ended(grpc::ClientContext* context, const grpc::Status& status, LoadOutcome outcome);
 
   const LoadOptions& options_;
   const std::unique_ptr<v1::SamplingService::Stub> stub_;
   const SteadyClock::time_point start_ = SteadyClock::now();
   mutable absl::Mutex mutex_;
-  std::set<Call*> calls_ ABSL_GUARDED_BY(mutex_);
+  std::set<grpc::ClientContext*> calls_ ABSL_GUARDED_BY(mutex_);
   std::vector<LoadOutcome> outcomes_ ABSL_GUARDED_BY(mutex_);
   int most_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
 };
+
+v1::SampleRequest Flight::Request(int64_t number) const {
+  v1::SampleRequest request = options_.request;
+  request.set_seed(options_.request.seed() + static_cast<uint64_t>(number));
+  request.add_classes(options_.classes[static_cast<size_t>(number) % options_.classes.size()]);
+  return request;
+}
+
+void Flight::SetDeadline(grpc::ClientContext* context) const {
+  if (options_.deadline == absl::InfiniteDuration()) return;
+  context->set_deadline(absl::ToChronoTime(absl::Now() + options_.deadline));
+}
+
+void Flight::Begun(grpc::ClientContext* context) {
+  absl::MutexLock lock(&mutex_);
+  calls_.insert(context);
+  most_in_flight_ = std::max(most_in_flight_, static_cast<int>(calls_.size()));
+}
+
+void Flight::Note(const v1::SampleResponse& event, LoadOutcome* outcome) const {
+  if (event.has_progress() && outcome->first_progress_seconds < 0) {
+    outcome->first_progress_seconds = elapsed() - outcome->start_seconds;
+  }
+  if (!event.has_image()) return;
+  const v1::SampleResponse::Image& image = event.image();
+  const auto end = image.offset() + static_cast<int64_t>(image.pixels().size());
+  if (end >= image.total_bytes()) ++outcome->images;
+}
+
+void Flight::Ended(grpc::ClientContext* context, const grpc::Status& status, LoadOutcome outcome) {
+  outcome.code = static_cast<absl::StatusCode>(status.error_code());
+  outcome.latency_seconds = elapsed() - outcome.start_seconds;
+  absl::MutexLock lock(&mutex_);
+  calls_.erase(context);
+  outcomes_.push_back(outcome);
+}
 
 // Owns itself from Begin until OnDone, which is the last thing that gRPC calls.
 class Flight::Call final : public grpc::ClientReadReactor<v1::SampleResponse> {
@@ -69,33 +114,24 @@ class Flight::Call final : public grpc::ClientReadReactor<v1::SampleResponse> {
       : flight_(*flight), request_(std::move(request)) {}
 
   void Begin() {
+    flight_.Begun(&context_);
     outcome_.start_seconds = flight_.elapsed();
-    if (flight_.options_.deadline != absl::InfiniteDuration()) {
-      context_.set_deadline(absl::ToChronoTime(absl::Now() + flight_.options_.deadline));
-    }
+    flight_.SetDeadline(&context_);
     flight_.stub_->async()->Sample(&context_, &request_, this);
     StartRead(&event_);
     StartCall();
   }
-  void Cancel() { context_.TryCancel(); }
 
   void OnReadDone(bool ok) override {
     if (!ok) return;
-    if (event_.has_progress() && outcome_.first_progress_seconds < 0) {
-      outcome_.first_progress_seconds = flight_.elapsed() - outcome_.start_seconds;
-    }
-    if (event_.has_image()) {
-      const v1::SampleResponse::Image& image = event_.image();
-      const auto end = image.offset() + static_cast<int64_t>(image.pixels().size());
-      if (end >= image.total_bytes()) ++outcome_.images;
-    }
+    flight_.Note(event_, &outcome_);
     StartRead(&event_);
   }
 
   void OnDone(const grpc::Status& status) override {
-    outcome_.code = static_cast<absl::StatusCode>(status.error_code());
-    outcome_.latency_seconds = flight_.elapsed() - outcome_.start_seconds;
-    flight_.Ended(this, outcome_);
+    // The owner of the flight may go as soon as the last call counts as ended.
+    const std::unique_ptr<Call> self(this);
+    flight_.Ended(&context_, status, outcome_);
   }
 
  private:
@@ -106,25 +142,19 @@ class Flight::Call final : public grpc::ClientReadReactor<v1::SampleResponse> {
   LoadOutcome outcome_;
 };
 
-void Flight::Start(int64_t number) {
-  v1::SampleRequest request = options_.request;
-  request.set_seed(options_.request.seed() + static_cast<uint64_t>(number));
-  request.add_classes(options_.classes[static_cast<size_t>(number) % options_.classes.size()]);
-  auto* call = new Call(this, std::move(request));
-  {
-    absl::MutexLock lock(&mutex_);
-    calls_.insert(call);
-    most_in_flight_ = std::max(most_in_flight_, static_cast<int>(calls_.size()));
-  }
-  call->Begin();
-}
+void Flight::Start(int64_t number) { (new Call(this, Request(number)))->Begin(); }
 
-void Flight::Ended(Call* call, const LoadOutcome& outcome) {
-  // Deleted before it counts as ended: the owner of this object may go right afterwards.
-  absl::MutexLock lock(&mutex_);
-  calls_.erase(call);
-  outcomes_.push_back(outcome);
-  delete call;
+void Flight::Run(int64_t number) {
+  const v1::SampleRequest request = Request(number);
+  grpc::ClientContext context;
+  Begun(&context);
+  LoadOutcome outcome;
+  outcome.start_seconds = elapsed();
+  SetDeadline(&context);
+  const auto stream = stub_->Sample(&context, request);
+  v1::SampleResponse event;
+  while (stream->Read(&event)) Note(event, &outcome);
+  Ended(&context, stream->Finish(), outcome);
 }
 
 bool Flight::AwaitFewerThan(int count, absl::Duration limit) {
@@ -137,7 +167,7 @@ bool Flight::AwaitFewerThan(int count, absl::Duration limit) {
 
 void Flight::CancelAll() {
   absl::MutexLock lock(&mutex_);
-  for (Call* call : calls_) call->Cancel();
+  for (grpc::ClientContext* call : calls_) call->TryCancel();
 }
 
 void Flight::TakeInto(LoadResult* result) {
@@ -181,18 +211,45 @@ class Reporter {
   double next_ = 0;
 };
 
-void RunClosed(const LoadOptions& options, const Interrupt& interrupt, Flight* flight,
-               Reporter* reporter) {
-  const double window = absl::ToDoubleSeconds(options.window);
-  for (int64_t number = 0; number < options.max_requests && !interrupt.triggered();) {
-    const double left = window - flight->elapsed();
-    if (left <= 0) return;
-    if (flight->AwaitFewerThan(options.closed, std::min(kLook, absl::Seconds(left)))) {
-      flight->Start(number++);
-    }
-    reporter->MaybeReport();
+// Clients that each wait for one request before they send the next. Their threads end with the
+// window or by Stop, after the request they are in.
+class ClosedLoop {
+ public:
+  ClosedLoop(const LoadOptions& options, Flight* flight) : options_(options), flight_(*flight) {
+    for (int i = 0; i < options.closed; ++i) clients_.emplace_back([this] { RunClient(); });
   }
-}
+  ~ClosedLoop() {
+    Stop();
+    for (std::thread& client : clients_) client.join();
+  }
+  void Stop() { stop_ = true; }
+
+  // Until the window is over, every request was started, or the interrupt.
+  void Watch(Interrupt* interrupt, Reporter* reporter) const {
+    const double window = absl::ToDoubleSeconds(options_.window);
+    while (next_ < options_.max_requests) {
+      const double left = window - flight_.elapsed();
+      if (left <= 0 || !interrupt->WaitFor(std::min(kLook, absl::Seconds(left)))) return;
+      reporter->MaybeReport();
+    }
+  }
+
+ private:
+  void RunClient() {
+    const double window = absl::ToDoubleSeconds(options_.window);
+    while (!stop_ && flight_.elapsed() < window) {
+      const int64_t number = next_++;
+      if (number >= options_.max_requests) return;
+      flight_.Run(number);
+    }
+  }
+
+  const LoadOptions& options_;
+  Flight& flight_;
+  std::atomic<int64_t> next_ = 0;
+  std::atomic<bool> stop_ = false;
+  std::vector<std::thread> clients_;
+};
 
 int64_t RunOpen(const LoadOptions& options, Interrupt* interrupt, Flight* flight,
                 Reporter* reporter) {
@@ -234,9 +291,12 @@ absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options, ApiClient* client
   RETURN_IF_ERROR(MeasureUnary(options.unary_calls, client, &result.unary_seconds));
   Flight flight(options, client->channel());
   Reporter reporter(options, flight);
+  std::optional<ClosedLoop> closed;
   if (options.closed > 0) {
     result.arrivals = absl::StrCat("closed, ", options.closed, " at a time");
-    RunClosed(options, *interrupt, &flight, &reporter);
+    closed.emplace(options, &flight);
+    closed->Watch(interrupt, &reporter);
+    closed->Stop();
   } else {
     result.arrivals = absl::StrCat("Poisson, ", options.rate, " a second");
     result.not_started = RunOpen(options, interrupt, &flight, &reporter);
@@ -247,6 +307,7 @@ absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options, ApiClient* client
     if (interrupt->triggered() || flight.elapsed() > drain_end) flight.CancelAll();
     reporter.MaybeReport();
   }
+  closed.reset();
   result.wall_seconds = flight.elapsed();
   flight.TakeInto(&result);
   result.images_per_request = options.request.count();

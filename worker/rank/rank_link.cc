@@ -367,6 +367,8 @@ void RankLinkImpl::SayDone(int64_t step) {
 std::optional<RankCommandData> RankLinkImpl::NextCommand(absl::Duration timeout) {
   absl::MutexLock lock(&mutex_);
   auto some = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !commands_.empty(); };
+  // A wait for no time at all costs as much as a short one.
+  if (commands_.empty() && timeout <= absl::ZeroDuration()) return std::nullopt;
   if (!mutex_.AwaitWithTimeout(absl::Condition(&some), timeout)) return std::nullopt;
   RankCommandData command = std::move(commands_.front());
   commands_.pop_front();
