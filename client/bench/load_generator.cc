@@ -176,23 +176,36 @@ void Flight::TakeInto(LoadResult* result) {
   result->most_in_flight = most_in_flight_;
 }
 
-absl::Status MeasureUnary(int calls, ApiClient* client, std::vector<double>* seconds) {
-  const auto stub = v1::ClusterService::NewStub(client->channel());
-  for (int i = 0; i < calls; ++i) {
+// Times of a small call to the coordinator, for comparison. One thread.
+class SmallCalls {
+ public:
+  explicit SmallCalls(const std::shared_ptr<grpc::Channel>& channel)
+      : stub_(v1::ClusterService::NewStub(channel)) {}
+
+  absl::Status Make() {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
     v1::Cluster cluster;
     const SteadyClock::time_point start = SteadyClock::now();
-    const grpc::Status status = stub->GetCluster(&context, v1::GetClusterRequest(), &cluster);
+    const grpc::Status status = stub_->GetCluster(&context, v1::GetClusterRequest(), &cluster);
     if (!status.ok()) {
       return absl::Status(
           static_cast<absl::StatusCode>(status.error_code()),
           absl::StrCat("a small call to the coordinator: ", status.error_message()));
     }
-    seconds->push_back(SecondsSince(start));
+    seconds_.push_back(SecondsSince(start));
+    return absl::OkStatus();
   }
-  return absl::OkStatus();
-}
+  absl::Status Make(int count) {
+    for (int i = 0; i < count; ++i) RETURN_IF_ERROR(Make());
+    return absl::OkStatus();
+  }
+  std::vector<double> Take() { return std::move(seconds_); }
+
+ private:
+  const std::unique_ptr<v1::ClusterService::Stub> stub_;
+  std::vector<double> seconds_;
+};
 
 class Reporter {
  public:
@@ -212,11 +225,15 @@ class Reporter {
 };
 
 // Clients that each wait for one request before they send the next. Their threads end with the
-// window or by Stop, after the request they are in.
+// window or by Stop, after the request they are in. The first of them makes a small call after each
+// request, so that both meet the same machine.
 class ClosedLoop {
  public:
-  ClosedLoop(const LoadOptions& options, Flight* flight) : options_(options), flight_(*flight) {
-    for (int i = 0; i < options.closed; ++i) clients_.emplace_back([this] { RunClient(); });
+  ClosedLoop(const LoadOptions& options, Flight* flight, SmallCalls* small)
+      : options_(options), flight_(*flight), small_(*small) {
+    for (int i = 0; i < options.closed; ++i) {
+      clients_.emplace_back([this, first = i == 0] { RunClient(first); });
+    }
   }
   ~ClosedLoop() {
     Stop();
@@ -235,17 +252,20 @@ class ClosedLoop {
   }
 
  private:
-  void RunClient() {
+  void RunClient(bool first) {
     const double window = absl::ToDoubleSeconds(options_.window);
     while (!stop_ && flight_.elapsed() < window) {
       const int64_t number = next_++;
       if (number >= options_.max_requests) return;
       flight_.Run(number);
+      if (first && small_calls_.ok()) small_calls_ = small_.Make();
     }
   }
 
   const LoadOptions& options_;
   Flight& flight_;
+  SmallCalls& small_;
+  absl::Status small_calls_;  // of the first client
   std::atomic<int64_t> next_ = 0;
   std::atomic<bool> stop_ = false;
   std::vector<std::thread> clients_;
@@ -288,13 +308,14 @@ double PoissonArrivals::Next() {
 absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options, ApiClient* client,
                                    Interrupt* interrupt) {
   LoadResult result;
-  RETURN_IF_ERROR(MeasureUnary(options.unary_calls, client, &result.unary_seconds));
+  SmallCalls small(client->channel());
+  RETURN_IF_ERROR(small.Make(options.unary_calls));
   Flight flight(options, client->channel());
   Reporter reporter(options, flight);
   std::optional<ClosedLoop> closed;
   if (options.closed > 0) {
     result.arrivals = absl::StrCat("closed, ", options.closed, " at a time");
-    closed.emplace(options, &flight);
+    closed.emplace(options, &flight, &small);
     closed->Watch(interrupt, &reporter);
     closed->Stop();
   } else {
@@ -315,9 +336,8 @@ absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options, ApiClient* client
   if (options.deadline != absl::InfiniteDuration()) {
     result.deadline_seconds = absl::ToDoubleSeconds(options.deadline);
   }
-  if (!interrupt->triggered()) {
-    RETURN_IF_ERROR(MeasureUnary(options.unary_calls, client, &result.unary_seconds));
-  }
+  if (!interrupt->triggered()) RETURN_IF_ERROR(small.Make(options.unary_calls));
+  result.unary_seconds = small.Take();
   return result;
 }
 
