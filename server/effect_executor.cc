@@ -169,6 +169,8 @@ void LoopEffectExecutor::ForgetEndedJobs(const State& state, int64_t now_ms) {
 }
 
 void LoopEffectExecutor::BatchDone(const State& state) {
+  parts_.samples->Flush();
+  parts_.calibrations->Flush();
   const int64_t now_ms = parts_.clock->MonotonicMs();
   if (now_ms < next_gauges_ms_) return;  // the loop comes by at least once a second
   next_gauges_ms_ = now_ms + kGaugeIntervalMs;
