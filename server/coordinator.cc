@@ -11,8 +11,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "core/base/atomic_file.h"
 #include "core/base/kill_point.h"
 #include "core/base/log.h"
@@ -25,6 +27,7 @@
 #include "server/api/checkpoint_service.h"
 #include "server/api/cluster_service.h"
 #include "server/api/rpc_observer.h"
+#include "server/api/sampler_plane_service.h"
 #include "server/api/sampling_service.h"
 #include "server/api/training_job_service.h"
 #include "server/api/worker_plane_service.h"
@@ -56,6 +59,12 @@ absl::StatusOr<std::string> HostOf(const std::string& listen) {
         absl::StrCat("--listen: expected HOST:PORT, got \"", listen, "\""));
   }
   return listen.substr(0, colon);
+}
+
+std::mt19937_64 SeededGenerator() {
+  std::random_device device;
+  std::seed_seq seed{device(), device(), device(), device()};
+  return std::mt19937_64(seed);
 }
 
 struct Loaded {
@@ -126,11 +135,14 @@ class CoordinatorImpl final : public Coordinator {
   std::unique_ptr<SampleStreams> samples_;
   std::unique_ptr<CalibrationStreams> calibrations_;
   std::unique_ptr<WorkerPlaneService> worker_plane_;
+  std::unique_ptr<SamplerPlaneService> sampler_plane_;
   std::unique_ptr<TrainingJobService> job_service_;
   std::unique_ptr<CheckpointService> checkpoint_service_;
   std::unique_ptr<SamplingService> sampling_service_;
   std::unique_ptr<ClusterService> cluster_service_;
   std::unique_ptr<grpc::Server> server_;
+  absl::Mutex random_mutex_;
+  std::mt19937_64 random_ ABSL_GUARDED_BY(random_mutex_) = SeededGenerator();
   std::string host_name_, grpc_address_, metrics_address_;
   bool stopped_ = false;
 };
@@ -186,13 +198,14 @@ void CoordinatorImpl::BuildParts(State state) {
   samples_ = std::make_unique<SampleStreams>(cancelled);
   calibrations_ = std::make_unique<CalibrationStreams>(cancelled);
   worker_plane_ = std::make_unique<WorkerPlaneService>(loop_.get(), &calls_);
+  sampler_plane_ = std::make_unique<SamplerPlaneService>(loop_.get(), &calls_);
   job_service_ =
       std::make_unique<TrainingJobService>(loop_.get(), &calls_, records_.get(), hub_.get());
   checkpoint_service_ = std::make_unique<CheckpointService>(
       loop_.get(), &calls_, records_.get(), checkpoints_.get(), &checkpoint_metrics_);
-  const auto draw = [] {
-    std::random_device device;
-    return (uint64_t{device()} << 32) | device();
+  const auto draw = [this] {
+    absl::MutexLock lock(&random_mutex_);
+    return random_();
   };
   sampling_service_ = std::make_unique<SamplingService>(
       SamplingParts{loop_.get(), &calls_, samples_.get(), calibrations_.get(), draw});
@@ -207,6 +220,7 @@ void CoordinatorImpl::BuildParts(State state) {
                       .samples = samples_.get(),
                       .calibrations = calibrations_.get(),
                       .workers = worker_plane_.get(),
+                      .samplers = sampler_plane_.get(),
                       .bulk = bulk_.get(),
                       .deleter = deleter_.get(),
                       .cluster_metrics = &cluster_metrics_,
@@ -257,6 +271,7 @@ absl::Status CoordinatorImpl::Serve() {
   builder.RegisterService(sampling_service_.get());
   builder.RegisterService(cluster_service_.get());
   builder.RegisterService(worker_plane_.get());
+  builder.RegisterService(sampler_plane_.get());
   builder.RegisterService(bulk_.get());
   server_ = builder.BuildAndStart();
   if (server_ == nullptr || port == 0) {
@@ -287,6 +302,7 @@ void CoordinatorImpl::Stop() {
   samples_->CloseAll(status);
   calibrations_->CloseAll(status);
   worker_plane_->CloseAll(status);
+  sampler_plane_->CloseAll(status);
   bulk_->Shutdown();
   if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now() + kDrainTime);
   if (server_ != nullptr) LogInfo("coordinator", "stopped");

@@ -73,6 +73,13 @@ struct Executor {
     parts.workers->Close(close.session, close.status);
     KillPoint("effect.session_closed");
   }
+  void operator()(SendToSampler& send) {
+    KillPoint("effect.before_send_to_sampler");
+    parts.samplers->Send(send.session, std::move(send.command));
+    KillPoint("effect.sent_to_sampler");
+  }
+  void operator()(ReadSampler& read) { parts.samplers->ReadOn(read.session); }
+  void operator()(CloseSampler& close) { parts.samplers->Close(close.session, close.status); }
   void operator()(PublishJob& publish) {
     if (HasEnded(publish.job.state())) {
       ended.emplace(publish.job.id(), parts.clock->MonotonicMs() + kKeepSeriesMs);
@@ -162,6 +169,8 @@ void LoopEffectExecutor::ForgetEndedJobs(const State& state, int64_t now_ms) {
 }
 
 void LoopEffectExecutor::BatchDone(const State& state) {
+  parts_.samples->Flush();
+  parts_.calibrations->Flush();
   const int64_t now_ms = parts_.clock->MonotonicMs();
   if (now_ms < next_gauges_ms_) return;  // the loop comes by at least once a second
   next_gauges_ms_ = now_ms + kGaugeIntervalMs;

@@ -1,4 +1,4 @@
-// Carries effects out: answers RPCs, writes to worker streams and watchers, ends groups, counts.
+// Carries effects out: answers RPCs, writes to workers, samplers and watchers, ends groups, counts.
 // Loop thread only.
 #pragma once
 
@@ -11,6 +11,7 @@
 #include "core/storage/chunk_store.h"
 #include "core/storage/record_store.h"
 #include "server/api/sample_streams.h"
+#include "server/api/sampler_plane_service.h"
 #include "server/api/watch_hub.h"
 #include "server/api/worker_plane_service.h"
 #include "server/call_table.h"
@@ -32,6 +33,7 @@ struct ExecutorParts {
   SampleStreams* samples = nullptr;
   CalibrationStreams* calibrations = nullptr;
   WorkerPlaneService* workers = nullptr;
+  SamplerPlaneService* samplers = nullptr;
   BulkPlaneService* bulk = nullptr;
   CheckpointDeleter* deleter = nullptr;
   metrics::ClusterMetrics* cluster_metrics = nullptr;

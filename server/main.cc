@@ -12,6 +12,7 @@
 
 #include "core/base/exit_code.h"
 #include "core/base/log.h"
+#include "core/base/mutex_checks.h"
 #include "core/base/version.h"
 #include "server/checkpoints/store_maintenance.h"
 #include "server/coordinator.h"
@@ -93,6 +94,7 @@ int Restore(const std::string& backup, const std::string& data_dir) {
 }  // namespace diffmoe::server
 
 int main(int argc, char** argv) {
+  diffmoe::TurnOffMutexChecks();
   diffmoe::server::CoordinatorOptions options;
   std::string backup;
   CLI::App app("Control plane of a DiffMoE cluster: jobs, checkpoints, sampling.");

@@ -44,13 +44,19 @@ class StreamOutbox {
     return true;
   }
 
-  // The message waits for the next Push or End, and goes with the end's status if nothing is behind
-  // it. Full or not.
-  void Hold(Message message) {
+  // As Push, but the message waits for Start, the next Push or End.
+  bool Hold(Message message) {
+    const size_t bytes = message.ByteSizeLong();
     absl::MutexLock lock(&mutex_);
-    if (ending_) return;
-    bytes_ += message.ByteSizeLong();
+    if (ending_) return true;
+    if (queue_.size() >= options_.max_messages || bytes_ + bytes > options_.max_bytes) return false;
+    bytes_ += bytes;
     queue_.push_back(std::move(message));
+    return true;
+  }
+  OutboxAction Start() {
+    absl::MutexLock lock(&mutex_);
+    return Next();
   }
 
   // At most one message waits: `merge` puts a newer one into it. False when it would become larger
@@ -69,13 +75,6 @@ class StreamOutbox {
     queue_.push_back(std::move(message));
     *action = Next();
     return true;
-  }
-
-  // Drops the waiting messages that `outdated` names, then as Push.
-  bool PushReplacing(Message message, const std::function<bool(const Message&)>& outdated,
-                     OutboxAction* action) {
-    Drop(outdated);
-    return Push(std::move(message), action);
   }
 
   // Drops the waiting messages that `unwanted` names.

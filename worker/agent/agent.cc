@@ -24,7 +24,6 @@
 #include "core/base/status_macros.h"
 #include "core/base/version.h"
 #include "core/metrics/metrics.h"
-#include "worker/agent/backoff.h"
 #include "worker/agent/bulk_proxy.h"
 #include "worker/agent/coordinator_link.h"
 #include "worker/agent/job_series.h"
@@ -32,6 +31,7 @@
 #include "worker/agent/rank_service.h"
 #include "worker/agent/rank_supervisor.h"
 #include "worker/agent/worker_directory.h"
+#include "worker/backoff.h"
 
 namespace diffmoe {
 namespace {
@@ -85,18 +85,7 @@ class Mailbox {
     uint64_t count = 0;
     [[maybe_unused]] ssize_t got = read(event_fd_, &count, sizeof(count));
     absl::MutexLock lock(&mutex_);
-    taken_ = !messages_.empty();
     return std::exchange(messages_, {});
-  }
-  // What was taken has been handled.
-  void Handled() {
-    absl::MutexLock lock(&mutex_);
-    taken_ = false;
-  }
-  // Everything that was posted has been handled.
-  bool idle() const {
-    absl::MutexLock lock(&mutex_);
-    return messages_.empty() && !taken_;
   }
 
   absl::Status refused() const {
@@ -113,7 +102,6 @@ class Mailbox {
   const int event_fd_;
   mutable absl::Mutex mutex_;
   std::deque<pb::CoordinatorMessage> messages_ ABSL_GUARDED_BY(mutex_);
-  bool taken_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status refused_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };
@@ -220,7 +208,8 @@ class Agent {
         bulk_proxy_(&worker_metrics_),
         link_(options.coordinator,
               {.hello = [this] { return Hello(); },
-               .received = [this](pb::CoordinatorMessage message) { Receive(std::move(message)); },
+               .received =
+                   [this](pb::CoordinatorMessage message) { mailbox_.Post(std::move(message)); },
                .refused = [this](absl::Status status) { mailbox_.Refuse(std::move(status)); }},
               MakeBackoff(options), &outbox_, &bulk_proxy_, &worker_metrics_) {}
 
@@ -232,11 +221,6 @@ class Agent {
   // Reads what has come in; true once the worker shall end.
   bool HandleSignals(int signal_fd);
   void Handle(const pb::CoordinatorMessage& message);
-  // From the link's thread.
-  void Receive(pb::CoordinatorMessage message);
-  bool HandleSampling(const pb::CoordinatorMessage& message);
-  void RefuseTask(const std::string& request_id, const pb::GroupId& group,
-                  const absl::Status& status);
 
   const AgentOptions options_;
   const std::unique_ptr<WorkerDirectory> directory_;
@@ -313,7 +297,6 @@ absl::Status Agent::Loop(int signal_fd) {
     for (const pb::CoordinatorMessage& message : mailbox_.Take()) {
       if (!stopping) Handle(message);
     }
-    mailbox_.Handled();
     if (absl::Status refused = mailbox_.refused(); !refused.ok() && !stopping) {
       status = refused;
       stopping = true;
@@ -334,7 +317,6 @@ bool Agent::HandleSignals(int signal_fd) {
 }
 
 void Agent::Handle(const pb::CoordinatorMessage& message) {
-  if (HandleSampling(message)) return;
   switch (message.message_case()) {
     case pb::CoordinatorMessage::kStartRank:
       supervisor_.Start(message.start_rank());
@@ -342,54 +324,12 @@ void Agent::Handle(const pb::CoordinatorMessage& message) {
     case pb::CoordinatorMessage::kStopGroup:
       supervisor_.Stop(message.stop_group());
       break;
-    case pb::CoordinatorMessage::kSampleTask:
-    case pb::CoordinatorMessage::kCalibrateTask:
-    case pb::CoordinatorMessage::kCancelSample:
     case pb::CoordinatorMessage::kReadLogs:
     case pb::CoordinatorMessage::kStopReadingLogs:
     case pb::CoordinatorMessage::kWelcome:
     case pb::CoordinatorMessage::MESSAGE_NOT_SET:
       break;
   }
-}
-
-// Requests of samplers.
-bool Agent::HandleSampling(const pb::CoordinatorMessage& message) {
-  switch (message.message_case()) {
-    case pb::CoordinatorMessage::kSampleTask:
-      if (absl::Status sent = supervisor_.SendTask(message.sample_task()); !sent.ok()) {
-        RefuseTask(message.sample_task().request_id(), message.sample_task().group(), sent);
-      }
-      return true;
-    case pb::CoordinatorMessage::kCalibrateTask:
-      if (absl::Status sent = supervisor_.SendTask(message.calibrate_task()); !sent.ok()) {
-        RefuseTask(message.calibrate_task().request_id(), message.calibrate_task().group(), sent);
-      }
-      return true;
-    case pb::CoordinatorMessage::kCancelSample:
-      // A sampler that has gone has nothing to cancel.
-      supervisor_.CancelSample(message.cancel_sample()).IgnoreError();
-      return true;
-    default:
-      return false;
-  }
-}
-
-void Agent::Receive(pb::CoordinatorMessage message) {
-  // Requests of samplers go on at once, unless something before them is still to be handled.
-  if (mailbox_.idle() && HandleSampling(message)) return;
-  mailbox_.Post(std::move(message));
-}
-
-void Agent::RefuseTask(const std::string& request_id, const pb::GroupId& group,
-                       const absl::Status& status) {
-  pb::SampleUpdate update;
-  update.set_request_id(request_id);
-  *update.mutable_group() = group;
-  update.mutable_error()->set_status_code(
-      static_cast<int>(absl::IsNotFound(status) ? absl::StatusCode::kUnavailable : status.code()));
-  update.mutable_error()->set_message(std::string(status.message()));
-  outbox_.AddSampleError(std::move(update));
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "core/base/exit_code.h"
 #include "core/base/log.h"
+#include "core/base/mutex_checks.h"
 #include "core/base/version.h"
 #include "worker/agent/agent.h"
 
@@ -53,6 +54,7 @@ std::string RankBinaryBeside() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  diffmoe::TurnOffMutexChecks();
   diffmoe::BlockAgentSignals();
   diffmoe::AgentOptions options;
   options.rank_binary = RankBinaryBeside();

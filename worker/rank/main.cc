@@ -14,6 +14,7 @@
 #include "core/base/crash_report.h"
 #include "core/base/exit_code.h"
 #include "core/base/log.h"
+#include "core/base/mutex_checks.h"
 #include "core/base/status_macros.h"
 #include "core/kernels/cuda_plugin.h"
 #include "worker/error_boundary.h"
@@ -107,6 +108,7 @@ int Main(int argc, char** argv) {
 }  // namespace diffmoe
 
 int main(int argc, char** argv) {
+  diffmoe::TurnOffMutexChecks();
   const int code = diffmoe::Main(argc, argv);
   // Skip destructors of libraries that still own threads.
   std::fflush(nullptr);

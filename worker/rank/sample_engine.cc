@@ -68,6 +68,10 @@ void SampleEngine::Cancel(const std::string& request_id) {
   requests_.erase(found);
 }
 
+void SampleEngine::Forget() {
+  while (!requests_.empty()) Cancel(std::string(requests_.begin()->first));
+}
+
 void SampleEngine::Stop(const absl::Status& status) {
   for (auto& [id, request] : requests_) Fail(*request, status);
   DropEnded();

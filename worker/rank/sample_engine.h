@@ -67,6 +67,8 @@ class SampleEngine {
   void Cancel(const std::string& request_id);
   // Ends what is late, then one network call for the images whose turn it is.
   void Step();
+  // Cancels every request.
+  void Forget();
   // Ends every request with `status`.
   void Stop(const absl::Status& status);
 

@@ -23,10 +23,12 @@ class SampleRole {
       if (!TakeCommands()) break;
       engine_.Step();
       if (calibrations_ != nullptr) calibrations_->Step();
+      link_.FlushSampleUpdates();
     }
     const absl::Status status = absl::UnavailableError("the sampler is stopping");
     engine_.Stop(status);
     if (calibrations_ != nullptr) calibrations_->Stop(status);
+    link_.FlushSampleUpdates();
     return absl::CancelledError("asked to stop");
   }
 
@@ -43,6 +45,10 @@ class SampleRole {
       if (const auto* cancel = std::get_if<CancelSampleCommand>(&*command)) {
         engine_.Cancel(cancel->request_id);
         if (calibrations_ != nullptr) calibrations_->Cancel(cancel->request_id);
+      }
+      if (std::holds_alternative<ForgetSamplesCommand>(*command)) {
+        engine_.Forget();
+        if (calibrations_ != nullptr) calibrations_->Forget();
       }
       if (auto* work = std::get_if<SampleWork>(&*command)) engine_.Add(std::move(*work));
       if (auto* work = std::get_if<CalibrateWork>(&*command)) Calibrate(std::move(*work));
