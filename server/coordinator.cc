@@ -34,6 +34,8 @@
 #include "server/effect_executor.h"
 #include "server/errors.h"
 #include "server/group_table.h"
+#include "server/http/api_gateway.h"
+#include "server/http/console_pages.h"
 #include "server/loop_host.h"
 #include "server/state/records.h"
 #include "server/state/step.h"
@@ -44,6 +46,8 @@ namespace {
 constexpr int kMaxMessageBytes = 4 << 20;
 constexpr int kMaxThreads = 2048;
 constexpr int kKeepaliveMs = 20'000;
+// Streams of the HTTP API, and threads for everything else on that port.
+constexpr int kHttpStreams = 32, kHttpThreads = 16;
 constexpr auto kDrainTime = std::chrono::seconds(2);
 
 // Host of "HOST:PORT".
@@ -94,6 +98,7 @@ class CoordinatorImpl final : public Coordinator {
  private:
   void BuildParts(State state);
   absl::Status Reconcile(const std::vector<worker::v1::Manifest>& manifests);
+  void ServeHttp();
   void ShowLastCheckpoints(const std::vector<worker::v1::Manifest>& manifests, const State& state);
   absl::Status Serve();
   absl::Status WriteAddressFile() const;
@@ -131,6 +136,7 @@ class CoordinatorImpl final : public Coordinator {
   std::unique_ptr<SamplingService> sampling_service_;
   std::unique_ptr<ClusterService> cluster_service_;
   std::unique_ptr<grpc::Server> server_;
+  std::shared_ptr<ApiGateway> gateway_;
   std::string host_name_, grpc_address_, metrics_address_;
   bool stopped_ = false;
 };
@@ -145,7 +151,8 @@ absl::Status CoordinatorImpl::Open() {
   ASSIGN_OR_RETURN(host_name_, HostOf(options_.listen));
   if (!options_.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics_server_,
-                     metrics::MetricsServer::Start(options_.metrics_listen, registry_));
+                     metrics::MetricsServer::Start(options_.metrics_listen, registry_,
+                                                   kHttpStreams + kHttpThreads));
     metrics_address_ = metrics_server_->address();
   }
   KillPoint("coordinator.loaded");
@@ -155,6 +162,7 @@ absl::Status CoordinatorImpl::Open() {
   KillPoint("coordinator.reconciled");
   loop_->Start();
   RETURN_IF_ERROR(Serve());
+  ServeHttp();
   KillPoint("coordinator.before_address");
   RETURN_IF_ERROR(WriteAddressFile());
   LogInfo(
@@ -269,6 +277,17 @@ absl::Status CoordinatorImpl::Serve() {
   return absl::OkStatus();
 }
 
+void CoordinatorImpl::ServeHttp() {
+  if (metrics_server_ == nullptr) return;
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);  // lists have no bound of their own
+  gateway_ = std::make_shared<ApiGateway>(
+      server_->InProcessChannel(arguments),
+      ApiGatewayOptions{.writes = options_.console_writes, .max_streams = kHttpStreams});
+  gateway_->AddRoutes(&metrics_server_->http());
+  AddConsolePages(&metrics_server_->http());
+}
+
 absl::Status CoordinatorImpl::WriteAddressFile() const {
   const nlohmann::json info = {
       {"grpc_address", grpc_address_}, {"metrics_address", metrics_address_}, {"pid", getpid()}};
@@ -281,6 +300,7 @@ void CoordinatorImpl::Stop() {
   const absl::Status status = MakeRetryableError(absl::StatusCode::kUnavailable, v1::SHUTTING_DOWN,
                                                  "the coordinator is stopping", 1000);
   if (server_ != nullptr) server_->GetHealthCheckService()->SetServingStatus(false);
+  if (gateway_ != nullptr) gateway_->Shutdown();
   loop_->Stop();
   calls_.FailAll(status);
   hub_->CloseAll(status);

@@ -99,13 +99,15 @@ std::vector<std::string> LocalCluster::CommandOf(const Service& service) const {
   // A restarted coordinator keeps the ports that it had, so that clients find it again.
   const std::string listen = TextOf(service.ready_info, "grpc_address");
   const std::string metrics = TextOf(service.ready_info, "metrics_address");
-  return {program,
-          "--data-dir",
-          options_.data_dir + "/coordinator",
-          "--listen",
-          listen.empty() ? options_.listen : listen,
-          "--metrics-listen",
-          metrics.empty() ? options_.metrics_listen : metrics};
+  std::vector<std::string> command = {program,
+                                      "--data-dir",
+                                      options_.data_dir + "/coordinator",
+                                      "--listen",
+                                      listen.empty() ? options_.listen : listen,
+                                      "--metrics-listen",
+                                      metrics.empty() ? options_.metrics_listen : metrics};
+  if (options_.console_writes) command.push_back("--console-writes");
+  return command;
 }
 
 absl::Status LocalCluster::StartService(Service* service) {
