@@ -279,10 +279,13 @@ absl::Status CoordinatorImpl::Serve() {
 
 void CoordinatorImpl::ServeHttp() {
   if (metrics_server_ == nullptr) return;
+  // Through a socket: gRPC's in-process transport loses a message that comes with the end of its
+  // stream.
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);  // lists have no bound of their own
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   gateway_ = std::make_shared<ApiGateway>(
-      server_->InProcessChannel(arguments),
+      grpc::CreateCustomChannel(grpc_address_, grpc::InsecureChannelCredentials(), arguments),
       ApiGatewayOptions{.writes = options_.console_writes, .max_streams = kHttpStreams});
   gateway_->AddRoutes(&metrics_server_->http());
   AddConsolePages(&metrics_server_->http());

@@ -37,8 +37,9 @@ packages=(
 )
 case "$purpose" in
   demo) ;;
-  test) packages+=(clang-format) ;;
-  lint) packages+=(clang-format clang-tidy) ;;
+  # The console is tested in a browser without a screen.
+  test) packages+=(clang-format chromium-headless-shell) ;;
+  lint) packages+=(clang-format chromium-headless-shell clang-tidy) ;;
   *) die "--for takes demo, test or lint, not '$purpose'" ;;
 esac
 

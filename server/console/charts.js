@@ -1,7 +1,10 @@
 // Charts as SVG. Each has a text that says the same to those who can't see it.
 import {el, number, svg} from './dom.js';
 
-const WIDTH = 560, HEIGHT = 240, LEFT = 52, RIGHT = 8, TOP = 8, BOTTOM = 30;
+const HEIGHT = 240, LEFT = 52, RIGHT = 8, TOP = 8, BOTTOM = 30;
+
+// Charts are stretched to their column; fewer units across keep the text readable on a narrow screen.
+const chartWidth = () => (window.innerWidth < 760 ? 340 : 560);
 
 function range(values) {
   let low = Infinity, high = -Infinity;
@@ -37,15 +40,15 @@ function pathOf(points, x, y) {
   return text;
 }
 
-function axes(xRange, yRange, x, y, xName) {
+function axes(width, xRange, yRange, x, y, xName) {
   const parts = [];
   for (const tick of ticks(yRange, 4)) {
-    parts.push(svg('line', {class: 'grid-line', x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick)}),
+    parts.push(svg('line', {class: 'grid-line', x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick)}),
       svg('text', {x: LEFT - 6, y: y(tick) + 4, 'text-anchor': 'end'}, number(tick, 3)));
   }
-  for (const tick of ticks(xRange, 5))
+  for (const tick of ticks(xRange, width / 100))
     parts.push(svg('text', {x: x(tick), y: HEIGHT - 14, 'text-anchor': 'middle'}, number(tick, 6)));
-  parts.push(svg('text', {x: WIDTH - RIGHT, y: HEIGHT - 2, 'text-anchor': 'end'}, xName));
+  parts.push(svg('text', {x: width - RIGHT, y: HEIGHT - 2, 'text-anchor': 'end'}, xName));
   return parts;
 }
 
@@ -61,20 +64,21 @@ export function lineChart(name, xName) {
   return {
     root,
     draw(series) {
-      const drawn = series.filter(({points}) => points.length > 0);
+      const drawn = series.filter(({points}) => points.length > 1);
       if (drawn.length === 0) {
-        root.replaceChildren(el('p', {class: 'quiet'}, 'No data yet.'));
+        root.replaceChildren(el('p', {class: 'quiet'}, 'No curve yet.'));
         return;
       }
+      const width = chartWidth();
       const all = drawn.flatMap(({points}) => points);
       const xRange = range(all.map(([px]) => px)), yRange = range(all.map(([, py]) => py));
-      const x = (v) => LEFT + (v - xRange[0]) / (xRange[1] - xRange[0]) * (WIDTH - LEFT - RIGHT);
+      const x = (v) => LEFT + (v - xRange[0]) / (xRange[1] - xRange[0]) * (width - LEFT - RIGHT);
       const y = (v) => HEIGHT - BOTTOM - (v - yRange[0]) / (yRange[1] - yRange[0]) * (HEIGHT - TOP - BOTTOM);
       const last = drawn.map((s) => `${s.name} ${number(s.points[s.points.length - 1][1])}`).join(', ');
       root.replaceChildren(
-        svg('svg', {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img',
+        svg('svg', {viewBox: `0 0 ${width} ${HEIGHT}`, role: 'img',
           'aria-label': `${name}, ${xName} ${number(xRange[0], 6)} to ${number(xRange[1], 6)}; last: ${last}`},
-        axes(xRange, yRange, x, y, xName),
+        axes(width, xRange, yRange, x, y, xName),
         drawn.map(({points}, i) => svg('path',
           {class: `curve series-${i % 8}`, d: pathOf(points, x, y), 'data-points': points.length}))),
         drawn.length > 1 ? legend(drawn) : el('span'));
@@ -91,8 +95,9 @@ function loadColor(load) {
 
 // rows: [{name, values: [load]}], one per layer; a load of 1 is an expert's fair share.
 export function heatMap(rows) {
+  const width = chartWidth();
   const columns = Math.max(1, ...rows.map((row) => row.values.length));
-  const left = 62, cellWidth = (WIDTH - left) / columns, cellHeight = Math.max(10, Math.min(26, 300 / rows.length));
+  const left = 62, cellWidth = (width - left) / columns, cellHeight = Math.max(10, Math.min(26, 300 / rows.length));
   const parts = [];
   let dead = 0;
   rows.forEach((row, r) => {
@@ -106,9 +111,9 @@ export function heatMap(rows) {
   });
   const height = rows.length * cellHeight + 16;
   parts.push(svg('text', {x: left, y: height - 3}, 'expert 0'),
-    svg('text', {x: WIDTH, y: height - 3, 'text-anchor': 'end'}, `expert ${columns - 1}`));
+    svg('text', {x: width, y: height - 3, 'text-anchor': 'end'}, `expert ${columns - 1}`));
   return el('div', null,
-    svg('svg', {viewBox: `0 0 ${WIDTH} ${height}`, role: 'img',
+    svg('svg', {viewBox: `0 0 ${width} ${height}`, role: 'img',
       'aria-label': `Load of ${columns} experts in ${rows.length} layers; ${dead} without tokens`}, parts),
     el('p', {class: 'quiet'}, 'Tokens per expert over the mean share: red less, blue more, pale as planned.'));
 }

@@ -75,9 +75,17 @@ export function show(host, {id, context}) {
     if (focused) head.querySelector(`[data-verb="${focused}"]`)?.focus();
   };
 
-  let stopWatch = () => {};
-  loadHistory(id, parts, controller.signal).then(() => {
-    if (controller.signal.aborted) return;
+  // A page in the background holds no stream: browsers allow few connections to one server.
+  let stopWatch = () => {}, ended = false;
+  const begin = async () => {
+    try {
+      await loadHistory(id, parts, controller.signal);
+    } catch (error) {
+      fail(error);
+      return;
+    }
+    if (controller.signal.aborted || document.hidden || ended) return;
+    stopWatch();
     stopWatch = watch(id, {
       onMessage: (message) => {
         errors.replaceChildren();
@@ -85,11 +93,19 @@ export function show(host, {id, context}) {
         parts.events.add(message.events);
       },
       onError: fail,
-      onEnd: () => {},
+      onEnd: () => {
+        ended = true;
+      },
     });
-  }).catch(fail);
+  };
+  document.addEventListener('visibilitychange', () => {
+    stopWatch();
+    if (!document.hidden) begin();
+  }, {signal: controller.signal});
+  begin();
   return () => {
     controller.abort();
     stopWatch();
+    logs.stop();
   };
 }

@@ -106,36 +106,48 @@ export function eventCard() {
   };
 }
 
+const MAX_LOG_LINES = 2000;
+
 export function logCard(job) {
   const output = el('pre', {tabindex: 0, 'aria-label': 'Lines of the log'}), note = el('div');
   const rank = el('input', {type: 'number', min: 0, placeholder: 'all', size: 5});
   const grep = el('input', {type: 'text', maxlength: 100, placeholder: 'any'});
+  const follow = el('input', {type: 'checkbox'});
   const button = el('button', {type: 'submit'}, 'Read');
+  let running = null;
+  const take = (message) => {
+    const atEnd = output.scrollHeight - output.scrollTop - output.clientHeight < 20;
+    for (const line of message.lines) output.append(`[${line.rank}] ${line.text}\n`);
+    while (output.childNodes.length > MAX_LOG_LINES) output.firstChild.remove();
+    for (const notice of message.notices) note.append(el('p', {class: 'quiet'}, notice));
+    if (atEnd) output.scrollTop = output.scrollHeight;
+  };
   const read = async () => {
-    button.disabled = true;
+    running = new AbortController();
+    button.textContent = 'Stop';
     note.replaceChildren();
-    output.textContent = '';
-    const parameters = {tail_lines: 200};
+    output.replaceChildren();
+    const parameters = {tail_lines: 200, follow: follow.checked};
     if (rank.value !== '') parameters.ranks = rank.value;
     if (grep.value !== '') parameters.grep = grep.value;
     try {
-      await lines(`jobs/${encodeURIComponent(job)}/logs`, {parameters}, (message) => {
-        for (const line of message.lines) output.append(`[${line.rank}] ${line.text}\n`);
-        for (const notice of message.notices) note.append(el('p', {class: 'quiet'}, notice));
-      });
-      if (output.textContent === '') note.append(el('p', {class: 'quiet'}, 'No line fits.'));
+      await lines(`jobs/${encodeURIComponent(job)}/logs`, {parameters, signal: running.signal}, take);
+      if (output.childNodes.length === 0) note.append(el('p', {class: 'quiet'}, 'No line fits.'));
     } catch (error) {
-      note.replaceChildren(error.status === 'UNIMPLEMENTED'
-        ? el('p', {class: 'quiet'}, 'Logs are not available from this coordinator; they lie in the worker\'s directory.')
-        : errorBox(error));
+      if (error.status === 'UNIMPLEMENTED')
+        note.replaceChildren(el('p', {class: 'quiet'}, 'Logs are not available from this coordinator.'));
+      else if (error.name !== 'AbortError') note.replaceChildren(errorBox(error));
     }
-    button.disabled = false;
+    running = null;
+    button.textContent = 'Read';
   };
   const form = el('form', {class: 'toolbar', onsubmit: (event) => {
     event.preventDefault();
-    read();
-  }}, el('label', null, 'Rank', rank), el('label', null, 'Contains (RE2)', grep), button);
-  return {root: card('Logs', form, note, output)};
+    if (running) running.abort();
+    else read();
+  }}, el('label', null, 'Rank', rank), el('label', null, 'Contains (RE2)', grep),
+  el('label', {class: 'inline'}, follow, 'Follow'), button);
+  return {root: card('Logs', form, note, output), stop: () => running && running.abort()};
 }
 
 // What was sampled from the job in this page; nothing without it.
@@ -149,10 +161,13 @@ export function sampleCard(job) {
     name: `MoE layer ${i + 1}`,
     points: steps.map((s, k) => [(k + 0.5) / steps.length, Number(s.layers[i])]),
   })));
-  return card('Newest samples', el('div', {class: 'images'}, sample.images.map((image) => el('figure', null,
-    el('img', {src: image.url, alt: `Sample ${image.index} of class ${image.label}`}),
-    el('figcaption', null, `class ${image.label}`)))),
-  el('h2', null, 'Capacity over t'), chart.root);
+  const root = card('Newest samples', el('div', {class: 'cards'},
+    el('div', {class: 'images'}, sample.images.map((image) => el('figure', null,
+      el('img', {src: image.url, alt: `Sample ${image.index} of class ${image.label}`}),
+      el('figcaption', null, `class ${image.label}`)))),
+    el('div', null, el('h3', null, 'Capacity over t'), chart.root)));
+  root.classList.add('wide');
+  return root;
 }
 
 export async function loadHistory(job, parts, signal) {

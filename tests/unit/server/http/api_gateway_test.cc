@@ -134,7 +134,9 @@ TEST_F(ApiGatewayTest, AWatchedJobComesAsEvents) {
   const auto stop = worker_->WaitForStop();
   ASSERT_TRUE(stop);
   worker_->SendExited(stop->group(), 0, worker::v1::EXIT_CAUSE_STOPPED);
-  EXPECT_THAT(watch.ReadUntil("event: end"), HasSubstr("event: end"));
+  const std::string end = watch.ReadUntil("event: end");
+  EXPECT_THAT(end, HasSubstr("\"state\":\"CANCELLED\""));
+  EXPECT_THAT(end, HasSubstr("event: end"));
 }
 
 TEST_F(ApiGatewayTest, StreamsAreCountedAndFreedWithTheirClients) {
@@ -198,6 +200,20 @@ TEST_F(ApiGatewayTest, PrometheusFindsWorkersAndReadiness) {
   EXPECT_EQ(Get("/healthz").body, "ok\n");
   EXPECT_EQ(Get("/readyz").body, "# ready\n");
   EXPECT_EQ(Get("/readyz").code, 200);
+}
+
+TEST(ReadinessTest, ACoordinatorThatDoesNotAnswerIsNotReady) {
+  const test::HeldPort silent;
+  auto server = http::HttpServer::Start({.address = "127.0.0.1:0"});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto gateway = std::make_shared<ApiGateway>(
+      grpc::CreateChannel(silent.address(), grpc::InsecureChannelCredentials()),
+      ApiGatewayOptions());
+  gateway->AddRoutes(server->get());
+  const auto reply = test::HttpGet((*server)->address(), "/readyz");
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->code, 503);
+  EXPECT_THAT(reply->body, StartsWith("# not ready: "));
 }
 
 }  // namespace
