@@ -42,9 +42,9 @@ std::string_view Request::Header(std::string_view name) const {
   return "";
 }
 
-Reply ErrorReply(int code, std::string_view status, const std::string& message) {
+Reply ErrorReply(int code, std::string_view status, absl::string_view message) {
   const nlohmann::ordered_json error = {
-      {"error", {{"code", code}, {"status", status}, {"message", message}}}};
+      {"error", {{"code", code}, {"status", status}, {"message", absl::StrCat(message)}}}};
   return {code, "application/json",
           error.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n"};
 }

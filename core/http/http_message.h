@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace diffmoe::http {
 
@@ -45,7 +46,7 @@ struct Reply {
 };
 
 // {"error": {"code": `code`, "status": `status`, "message": `message`}}.
-Reply ErrorReply(int code, std::string_view status, const std::string& message);
+Reply ErrorReply(int code, std::string_view status, absl::string_view message);
 
 // HTTP's code for a canonical one: 404 for NOT_FOUND.
 int HttpCodeOf(absl::StatusCode code);

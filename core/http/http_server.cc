@@ -229,8 +229,7 @@ Reply CivetServer::Answer(mg_connection* connection, Request* request) {
     absl::StatusOr<std::string> body = ReadBody(connection);
     if (!body.ok()) {
       const bool large = absl::IsOutOfRange(body.status());
-      return ErrorReply(large ? 413 : 400, "INVALID_ARGUMENT",
-                        std::string(body.status().message()));
+      return ErrorReply(large ? 413 : 400, "INVALID_ARGUMENT", body.status().message());
     }
     request->body = *std::move(body);
   } else {

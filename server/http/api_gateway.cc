@@ -148,7 +148,8 @@ std::shared_ptr<grpc::ChannelInterface> ApiGateway::channel() {
 }
 
 http::Reply ApiGateway::Serve(const http::Request& request) {
-  const std::string_view path = std::string_view(request.path).substr(sizeof(kPrefix) - 1);
+  std::string_view path = request.path;
+  path.remove_prefix(sizeof(kPrefix) - 1);
   const bool post = request.method == "POST";
   if (path == "console" && !post) return Console();
   const ApiRoute* route = FindRoute(post, path);
@@ -166,8 +167,7 @@ http::Reply ApiGateway::Serve(const http::Request& request) {
                             "--console-writes to allow sampling and changes of jobs");
   }
   const absl::StatusOr<std::unique_ptr<Message>> message = BuildRequest(*route, path, request);
-  if (!message.ok())
-    return http::ErrorReply(400, "INVALID_ARGUMENT", std::string(message.status().message()));
+  if (!message.ok()) return http::ErrorReply(400, "INVALID_ARGUMENT", message.status().message());
   return route->answer == Answer::kOne ? One(*route, **message) : Many(*route, **message);
 }
 
@@ -179,7 +179,7 @@ http::Reply ApiGateway::One(const ApiRoute& route, const Message& request) {
       CallUnary(channel, FullName(route), request, response.get(), options_.call_limit);
   if (!status.ok()) return ErrorReplyOf(status);
   absl::StatusOr<std::string> json = MessageToJson(*response);
-  if (!json.ok()) return http::ErrorReply(500, "INTERNAL", std::string(json.status().message()));
+  if (!json.ok()) return http::ErrorReply(500, "INTERNAL", json.status().message());
   return JsonReply(*std::move(json) + "\n");
 }
 
