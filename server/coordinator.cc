@@ -37,6 +37,8 @@
 #include "server/effect_executor.h"
 #include "server/errors.h"
 #include "server/group_table.h"
+#include "server/http/api_gateway.h"
+#include "server/http/console_pages.h"
 #include "server/loop_host.h"
 #include "server/state/records.h"
 #include "server/state/step.h"
@@ -47,6 +49,8 @@ namespace {
 constexpr int kMaxMessageBytes = 4 << 20;
 constexpr int kMaxThreads = 2048;
 constexpr int kKeepaliveMs = 20'000;
+// Streams of the HTTP API, and threads for everything else on that port.
+constexpr int kHttpStreams = 32, kHttpThreads = 16;
 constexpr auto kDrainTime = std::chrono::seconds(2);
 
 // Host of "HOST:PORT".
@@ -103,6 +107,7 @@ class CoordinatorImpl final : public Coordinator {
  private:
   void BuildParts(State state);
   absl::Status Reconcile(const std::vector<worker::v1::Manifest>& manifests);
+  void ServeHttp();
   void ShowLastCheckpoints(const std::vector<worker::v1::Manifest>& manifests, const State& state);
   absl::Status Serve();
   absl::Status WriteAddressFile() const;
@@ -143,6 +148,7 @@ class CoordinatorImpl final : public Coordinator {
   std::unique_ptr<grpc::Server> server_;
   absl::Mutex random_mutex_;
   std::mt19937_64 random_ ABSL_GUARDED_BY(random_mutex_) = SeededGenerator();
+  std::shared_ptr<ApiGateway> gateway_;
   std::string host_name_, grpc_address_, metrics_address_;
   bool stopped_ = false;
 };
@@ -157,7 +163,8 @@ absl::Status CoordinatorImpl::Open() {
   ASSIGN_OR_RETURN(host_name_, HostOf(options_.listen));
   if (!options_.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics_server_,
-                     metrics::MetricsServer::Start(options_.metrics_listen, registry_));
+                     metrics::MetricsServer::Start(options_.metrics_listen, registry_,
+                                                   kHttpStreams + kHttpThreads));
     metrics_address_ = metrics_server_->address();
   }
   KillPoint("coordinator.loaded");
@@ -167,6 +174,7 @@ absl::Status CoordinatorImpl::Open() {
   KillPoint("coordinator.reconciled");
   loop_->Start();
   RETURN_IF_ERROR(Serve());
+  ServeHttp();
   KillPoint("coordinator.before_address");
   RETURN_IF_ERROR(WriteAddressFile());
   LogInfo(
@@ -284,6 +292,20 @@ absl::Status CoordinatorImpl::Serve() {
   return absl::OkStatus();
 }
 
+void CoordinatorImpl::ServeHttp() {
+  if (metrics_server_ == nullptr) return;
+  // Through a socket: gRPC's in-process transport loses a message that comes with the end of its
+  // stream.
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);  // lists have no bound of their own
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  gateway_ = std::make_shared<ApiGateway>(
+      grpc::CreateCustomChannel(grpc_address_, grpc::InsecureChannelCredentials(), arguments),
+      ApiGatewayOptions{.writes = options_.console_writes, .max_streams = kHttpStreams});
+  gateway_->AddRoutes(&metrics_server_->http());
+  AddConsolePages(&metrics_server_->http());
+}
+
 absl::Status CoordinatorImpl::WriteAddressFile() const {
   const nlohmann::json info = {
       {"grpc_address", grpc_address_}, {"metrics_address", metrics_address_}, {"pid", getpid()}};
@@ -296,6 +318,7 @@ void CoordinatorImpl::Stop() {
   const absl::Status status = MakeRetryableError(absl::StatusCode::kUnavailable, v1::SHUTTING_DOWN,
                                                  "the coordinator is stopping", 1000);
   if (server_ != nullptr) server_->GetHealthCheckService()->SetServingStatus(false);
+  if (gateway_ != nullptr) gateway_->Shutdown();
   loop_->Stop();
   calls_.FailAll(status);
   hub_->CloseAll(status);

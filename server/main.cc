@@ -105,8 +105,10 @@ int main(int argc, char** argv) {
                  "HOST:PORT of the gRPC server; port 0 takes a free one")
       ->capture_default_str();
   app.add_option("--metrics-listen", options.metrics_listen,
-                 "HOST:PORT of GET /metrics; empty: none")
+                 "HOST:PORT of the web console, its HTTP API and GET /metrics; empty: none")
       ->capture_default_str();
+  app.add_flag("--console-writes", options.console_writes,
+               "Let the console and the HTTP API sample and cancel, pause and resume jobs");
   app.add_option("--sampling-slots", options.state.sampling_slots,
                  "Slots that jobs leave to samplers; 0: samplers take what jobs don't use")
       ->check(CLI::Range(0, 1024))

@@ -1,4 +1,4 @@
-// A process's metrics: the registry, and the HTTP endpoint GET /metrics that serves it in the
+// A process's metrics: the registry, and the HTTP server whose GET /metrics serves it in the
 // Prometheus text format. Start: Registry, then the facades of metrics.h over it, then
 // MetricsServer. Stop in the reverse order; the endpoint answers until the server is destroyed.
 #pragma once
@@ -7,9 +7,9 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "core/http/http_server.h"
 
 namespace prometheus {
-class Exposer;
 class Registry;
 }  // namespace prometheus
 
@@ -31,18 +31,21 @@ class Registry {
 
 class MetricsServer {
  public:
-  // address: "HOST:PORT", HOST an IP address or localhost; port 0 takes a free one. Errors:
+  // Serves /metrics, and /healthz: 200 while the process lives. address: "HOST:PORT", HOST an IP
+  // address or localhost; port 0 takes a free one. `threads`: requests at a time. Errors:
   // INVALID_ARGUMENT; ALREADY_EXISTS naming the address when the port is taken; PERMISSION_DENIED.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& address,
-                                                              const Registry& registry);
+                                                              const Registry& registry,
+                                                              int threads = 16);
   ~MetricsServer();
   // "HOST:PORT" with the port that was taken.
-  const std::string& address() const { return address_; }
+  const std::string& address() const { return http_->address(); }
+  // For more routes on the same port.
+  http::HttpServer& http() { return *http_; }
 
  private:
-  MetricsServer(std::unique_ptr<prometheus::Exposer> exposer, std::string address);
-  std::unique_ptr<prometheus::Exposer> exposer_;
-  std::string address_;
+  explicit MetricsServer(std::unique_ptr<http::HttpServer> http);
+  std::unique_ptr<http::HttpServer> http_;
 };
 
 }  // namespace diffmoe::metrics

@@ -1,4 +1,5 @@
 // What a monitoring system sees of a running cluster.
+#include <csignal>
 #include <filesystem>
 #include <vector>
 
@@ -81,6 +82,34 @@ TEST_F(MonitoringTest, TrainingAndSamplingShowUp) {
   EXPECT_THAT(coordinator->body, HasSubstr("diffmoe_sample_requests_total{outcome=\"ok\"} "));
 }
 
+TEST_F(MonitoringTest, AWorkerThatJoinsIsScrapedWithoutAWord) {
+  const auto program = FindPrometheusProgram("prometheus");
+  if (!program.has_value()) GTEST_SKIP() << "prometheus isn't installed: ./run setup";
+  const auto prometheus = Prometheus::Start(*program, cluster_->coordinator_metrics());
+  ASSERT_TRUE(prometheus.ok()) << prometheus.status();
+  const auto scraped = [&](const std::string& expression) {
+    const auto series = (*prometheus)->Query(expression);
+    return series.ok() ? static_cast<int>(series->size()) : -1;
+  };
+  const std::string up = "up{job=\"diffmoe-worker\",worker_id!=\"\"} == 1";
+  ASSERT_TRUE(WaitUntil(absl::Seconds(30), [&] { return scraped(up) == 1; }));
+  EXPECT_TRUE(WaitUntil(absl::Seconds(30), [&] {
+    return scraped("up{job=\"diffmoe-coordinator-ready\"} == 1") == 1;
+  }));
+  const TempDir dir;
+  const auto worker = Process::Start(
+      {.argv = {Program("diffmoe-worker"), "--dir", dir.path(), "--coordinator",
+                cluster_->grpc_address(), "--slots", "1", "--metrics-listen", "127.0.0.1:0"},
+       .environment = {},
+       .working_dir = ""});
+  ASSERT_TRUE(worker.ok()) << worker.status();
+  EXPECT_TRUE(WaitUntil(absl::Seconds(30), [&] { return scraped(up) == 2; }));
+  // One that dies stays on the list, so that its absence shows.
+  (*worker)->Signal(SIGKILL);
+  EXPECT_TRUE(WaitUntil(absl::Seconds(30),
+                        [&] { return scraped("up{job=\"diffmoe-worker\"} == 0") == 1; }));
+}
+
 std::vector<nlohmann::json> PanelsOfAllDashboards() {
   std::vector<nlohmann::json> panels;
   for (const auto& file :
@@ -95,8 +124,7 @@ std::vector<nlohmann::json> PanelsOfAllDashboards() {
 TEST_F(MonitoringTest, EveryQueryOfEveryDashboardReturnsData) {
   const auto program = FindPrometheusProgram("prometheus");
   if (!program.has_value()) GTEST_SKIP() << "prometheus isn't installed: ./run setup";
-  const auto prometheus =
-      Prometheus::Start(*program, cluster_->coordinator_metrics(), cluster_->worker_metrics());
+  const auto prometheus = Prometheus::Start(*program, cluster_->coordinator_metrics());
   ASSERT_TRUE(prometheus.ok()) << prometheus.status();
   // Rates need two scrapes, and something between them.
   ASSERT_TRUE(WaitUntil(absl::Seconds(30), [&] {

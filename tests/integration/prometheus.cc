@@ -39,15 +39,11 @@ absl::StatusOr<std::string> CheckMetrics(const std::string& promtool, const std:
 }
 
 absl::StatusOr<std::unique_ptr<Prometheus>> Prometheus::Start(const std::string& program,
-                                                              const std::string& coordinator,
-                                                              const std::string& worker) {
+                                                              const std::string& coordinator) {
   std::unique_ptr<Prometheus> server(new Prometheus);
   const std::string config =
       absl::StrReplaceAll(ReadFile(DIFFMOE_SOURCE_DIR "/deploy/prometheus/prometheus.yml"),
-                          {{"127.0.0.1:7071", coordinator},
-                           {"127.0.0.1:7072", worker},
-                           {": 5s", ": 1s"},
-                           {": 4s", ": 1s"}});
+                          {{"127.0.0.1:7071", coordinator}, {": 5s", ": 1s"}, {": 4s", ": 1s"}});
   WriteFile(server->dir_.Sub("prometheus.yml"), config);
   for (const char* rules : {"recording_rules.yml", "alert_rules.yml"}) {
     WriteFile(

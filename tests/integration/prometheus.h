@@ -25,12 +25,11 @@ absl::StatusOr<std::string> CheckMetrics(const std::string& promtool, const std:
 // Use from one thread.
 class Prometheus {
  public:
-  // Scrapes with deploy/prometheus/prometheus.yml, its targets replaced by the given ones and its
-  // interval by a second. Errors: DEADLINE_EXCEEDED with the server's log when it isn't ready in
-  // time.
+  // Scrapes with deploy/prometheus/prometheus.yml, the coordinator's address replaced by the given
+  // one and all intervals by a second. Errors: DEADLINE_EXCEEDED with the server's log when it
+  // isn't ready in time.
   static absl::StatusOr<std::unique_ptr<Prometheus>> Start(const std::string& program,
-                                                           const std::string& coordinator,
-                                                           const std::string& worker);
+                                                           const std::string& coordinator);
 
   // Series of an instant query. Errors: INTERNAL with the server's answer.
   absl::StatusOr<std::vector<nlohmann::json>> Query(const std::string& expression);
