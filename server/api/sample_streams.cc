@@ -39,7 +39,10 @@ class ResponseStream final : public grpc::ServerWriteReactor<Response>,
         call_(call),
         outbox_({.max_messages = 8192, .max_bytes = size_t{128} << 20}) {}
 
-  void Begin() { self_ = this->shared_from_this(); }
+  void Begin() {
+    self_ = this->shared_from_this();
+    this->StartSendInitialMetadata();
+  }
 
   // Waits for Flush or End.
   void Push(Response response) {
@@ -79,7 +82,9 @@ class ResponseStream final : public grpc::ServerWriteReactor<Response>,
     outbox_.Drop([key](const Response& waiting) { return KeyOf(waiting) == key; });
   }
   void Do(OutboxAction action) {
-    if (action == OutboxAction::kWrite) this->StartWrite(&outbox_.in_flight());
+    if (action == OutboxAction::kWrite) {
+      this->StartWrite(&outbox_.in_flight(), outbox_.write_options());
+    }
     if (action == OutboxAction::kWriteAndFinish) {
       this->StartWriteAndFinish(&outbox_.in_flight(), {}, outbox_.end_status());
     }

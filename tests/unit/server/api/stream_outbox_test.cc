@@ -102,8 +102,10 @@ TEST(StreamOutboxTest, HeldMessagesWaitForStart) {
   ASSERT_TRUE(outbox.Hold(Named("b")));
   EXPECT_EQ(outbox.Start(), OutboxAction::kWrite);
   EXPECT_EQ(outbox.in_flight().id(), "a");
+  EXPECT_TRUE(outbox.write_options().get_buffer_hint()) << "another one is behind it";
   EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kWrite);
   EXPECT_EQ(outbox.in_flight().id(), "b");
+  EXPECT_FALSE(outbox.write_options().get_buffer_hint());
   EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kNone);
   EXPECT_EQ(outbox.Start(), OutboxAction::kNone);
 }
