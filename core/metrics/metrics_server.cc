@@ -86,8 +86,16 @@ Registry::Registry(const std::string& program, const std::string& version)
 
 Registry::~Registry() = default;
 
+void Registry::Add(std::shared_ptr<prometheus::Collectable> more) {
+  more_.push_back(std::move(more));
+}
+
 std::string Registry::Text() const {
-  return prometheus::TextSerializer().Serialize(registry_->Collect());
+  std::vector<prometheus::MetricFamily> families = registry_->Collect();
+  for (const auto& more : more_) {
+    for (prometheus::MetricFamily& family : more->Collect()) families.push_back(std::move(family));
+  }
+  return prometheus::TextSerializer().Serialize(families);
 }
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address,
@@ -100,6 +108,7 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::s
     return WhyNot(at, address);
   }
   exposer->RegisterCollectable(registry.registry_);
+  for (const auto& more : registry.more_) exposer->RegisterCollectable(more);
   const std::vector<int> ports = exposer->GetListeningPorts();
   if (ports.empty())
     return absl::InternalError(absl::StrCat("no port is open for metrics on ", address));

@@ -97,6 +97,8 @@ struct RestartCounted {
 struct SampleWaitMeasured {
   int64_t wait_ms = 0;
 };
+// A request or a calibration has come. For each there is one SampleCounted, when it has ended.
+struct SampleSubmitted {};
 enum class SampleOutcome { kOk, kRefused, kFailed, kCancelled, kDeadline };
 struct SampleCounted {
   SampleOutcome outcome = SampleOutcome::kOk;
@@ -106,7 +108,7 @@ struct SampleCounted {
 using Effect = std::variant<WriteRecord, DeleteRecord, Reply, SendToWorker, CloseSession,
                             PublishJob, GroupStarted, GroupEnded, DeleteCheckpoint, SampleEvent,
                             CalibrationEvent, SampleEnd, JobLogged, WorkerLogged, RestartCounted,
-                            SampleWaitMeasured, SampleCounted>;
+                            SampleWaitMeasured, SampleSubmitted, SampleCounted>;
 using Effects = std::vector<Effect>;
 
 }  // namespace diffmoe::server
