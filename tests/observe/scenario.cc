@@ -32,6 +32,12 @@ class Scenario {
     const std::string ended = scene_.Submit("ended", {"train.steps=10", "parallel.ranks=1"});
     trained_ = scene_.Submit("watched", {kManySteps, "model.depth=4", "checkpoint.every_steps=50",
                                          "optimizer.learning_rate=0.003"});
+    // The rules' time is shortened, the job's isn't: what lasts seconds on a busy machine lasts
+    // minutes for them.
+    scene_.AwaitAlerts("a model in its first steps", {},
+                       {"DiffmoeCapacityGap", "DiffmoePredictorInaccurate"}, trained_);
+    scene_.AwaitAlerts("a restart of its ranks", {}, {"DiffmoeJobNotProgressing"}, trained_);
+    scene_.AwaitAlerts("a coordinator away", {}, {"DiffmoeCheckpointOld"}, trained_);
     AwaitCheckpoint();
     scene_.Await("a job ends", kLimit,
                  [&] { return LookAtJob(cluster_, ended).state() == v1::SUCCEEDED; });
