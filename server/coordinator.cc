@@ -220,6 +220,7 @@ void CoordinatorImpl::BuildParts(State state) {
   cluster_service_ = std::make_unique<ClusterService>(
       loop_.get(), maintenance_.get(), CoordinatorInfo{options_.data_dir, metrics_address_});
   executor_.SetParts({.clock = &clock_,
+                      .data_dir = options_.data_dir,
                       .records = records_.get(),
                       .chunks = chunks_.get(),
                       .calls = &calls_,

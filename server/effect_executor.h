@@ -25,6 +25,7 @@ namespace diffmoe::server {
 // All must outlive the executor's last use.
 struct ExecutorParts {
   const Clock* clock = nullptr;
+  std::string data_dir;
   const RecordStore* records = nullptr;
   const ChunkStore* chunks = nullptr;
   CallTable* calls = nullptr;
@@ -58,6 +59,8 @@ class LoopEffectExecutor final : public EffectExecutor {
   void Committed(absl::StatusCode code, int64_t records, double seconds) override;
 
  private:
+  void ShowJobs(const State& state);
+  void ShowStore();
   void ForgetEndedJobs(const State& state, int64_t now_ms);
 
   ExecutorParts parts_;

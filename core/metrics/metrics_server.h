@@ -5,28 +5,35 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "core/http/http_server.h"
 
 namespace prometheus {
+class Collectable;
 class Registry;
 }  // namespace prometheus
 
 namespace diffmoe::metrics {
 
-// Thread-safe. `program` and `version` become diffmoe_build_info.
+// Thread-safe but for Add. `program` and `version` become diffmoe_build_info.
 class Registry {
  public:
   Registry(const std::string& program, const std::string& version);
   ~Registry();
   prometheus::Registry& get() { return *registry_; }
+  // Serves the families of `more` too. Call it before MetricsServer::Start.
+  void Add(std::shared_ptr<prometheus::Collectable> more);
   // The text that /metrics serves.
   std::string Text() const;
 
  private:
   friend class MetricsServer;
+  std::vector<std::shared_ptr<prometheus::Collectable>> Sources() const;
+
   std::shared_ptr<prometheus::Registry> registry_;
+  std::vector<std::shared_ptr<prometheus::Collectable>> more_;
 };
 
 class MetricsServer {

@@ -111,6 +111,8 @@ struct RestartCounted {
 struct SampleWaitMeasured {
   int64_t wait_ms = 0;
 };
+// A request or a calibration has come. For each there is one SampleCounted, when it has ended.
+struct SampleSubmitted {};
 enum class SampleOutcome { kOk, kRefused, kFailed, kCancelled, kDeadline };
 struct SampleCounted {
   SampleOutcome outcome = SampleOutcome::kOk;
@@ -121,7 +123,7 @@ using Effect =
     std::variant<WriteRecord, DeleteRecord, Reply, SendToWorker, CloseSession, SendToSampler,
                  ReadSampler, CloseSampler, PublishJob, GroupStarted, GroupEnded, DeleteCheckpoint,
                  SampleEvent, CalibrationEvent, SampleEnd, JobLogged, WorkerLogged, RestartCounted,
-                 SampleWaitMeasured, SampleCounted>;
+                 SampleWaitMeasured, SampleSubmitted, SampleCounted>;
 using Effects = std::vector<Effect>;
 
 }  // namespace diffmoe::server

@@ -244,7 +244,9 @@ void EndSample(Transition& t, uint64_t call, absl::Status status, SampleOutcome 
   const SampleEntry sample = std::move(found->second);
   t.state.samples.erase(found);
   t.Emit(SampleEnd{call, std::move(status)});
-  t.Emit(SampleCounted{outcome, t.now.monotonic_ms - sample.submitted_ms});
+  if (outcome != SampleOutcome::kCancelled || !Planted(Fault::kSampleCountLost)) {
+    t.Emit(SampleCounted{outcome, t.now.monotonic_ms - sample.submitted_ms});
+  }
   t.state.samples_by_task.erase(sample.task_id);
   if (sample.deadline_ms) t.state.sample_deadlines.erase({*sample.deadline_ms, call});
   ForgetCall(t.state, sample);

@@ -182,6 +182,7 @@ void Coordinator::AfterTurn(const absl::Status& status) {
     return WakeAt(world_->time.now_ms() + kRetryMs);
   }
   checker_->CheckSamples(process.core.state());
+  checker_->CheckConservation(process.core.state());
   if (world_->random.Chance(0.01)) checker_->OnCommitted(process.core.state(), store_->records());
   for (server::Event& event : std::exchange(process.blocked, {})) PostWhenRoom(std::move(event));
   const int64_t now_ms = world_->time.now_ms();

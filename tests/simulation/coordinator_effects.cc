@@ -66,6 +66,10 @@ void Coordinator::Executor::Execute(server::Effect effect) {
     owner_->checker_->OnSampleEnded(end->call, end->status);
     auto stream = process.samples.extract(end->call);
     if (!stream.empty()) stream.mapped().end(end->status);
+  } else if (std::holds_alternative<server::SampleSubmitted>(effect)) {
+    owner_->checker_->OnSampleSubmitted();
+  } else if (const auto* counted = std::get_if<server::SampleCounted>(&effect)) {
+    owner_->checker_->OnSampleCounted(counted->outcome);
   } else if (const auto* job = std::get_if<server::JobLogged>(&effect)) {
     trace.Line("coordinator", job->job_id, " epoch ", job->epoch, ": ", job->message);
   } else if (const auto* worker = std::get_if<server::WorkerLogged>(&effect)) {

@@ -11,9 +11,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <deque>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <random>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -144,6 +146,8 @@ class EventRelay final : public RankEvents {
 
   void RankExited(const pb::StartRank& start, pb::RankExited exited, bool group_ended) override {
     metrics_->CountRankExit(MetricCause(exited.cause()));
+    const bool not_finite = exited.status_code() == static_cast<int>(absl::StatusCode::kOutOfRange);
+    if (not_finite && start.role() != pb::ROLE_SAMPLE) series_->LossNotFinite(start.group().id());
     outbox_->AddExited(std::move(exited));
     if (group_ended && start.role() != pb::ROLE_SAMPLE) series_->GroupEnded(start.group().id());
   }
@@ -217,6 +221,8 @@ class Agent {
 
  private:
   pb::Hello Hello() const;
+  // Every few seconds.
+  void ShowDisk();
   absl::Status Loop(int signal_fd);
   // Reads what has come in; true once the worker shall end.
   bool HandleSignals(int signal_fd);
@@ -238,6 +244,7 @@ class Agent {
   BulkProxy bulk_proxy_;
   std::unique_ptr<grpc::Server> server_;
   CoordinatorLink link_;
+  int64_t next_disk_ms_ = 0;
   int stop_signals_ = 0;
 };
 
@@ -286,6 +293,7 @@ absl::Status Agent::Loop(int signal_fd) {
     const int64_t busy = supervisor_.BusySlots();
     worker_metrics_.SetSlots(busy, slots - busy);
     series_.RemoveDue();
+    ShowDisk();
     if (stopping && supervisor_.Empty()) return status;
     pollfd fds[] = {{signal_fd, POLLIN, 0}, {mailbox_.fd(), POLLIN, 0}};
     poll(fds, 2, static_cast<int>(absl::ToInt64Milliseconds(wait)) + 1);
@@ -304,6 +312,15 @@ absl::Status Agent::Loop(int signal_fd) {
                           "the coordinator refused this worker");
     }
   }
+}
+
+void Agent::ShowDisk() {
+  constexpr int64_t kIntervalMs = 5000;
+  if (clock_.MonotonicMs() < next_disk_ms_) return;
+  next_disk_ms_ = clock_.MonotonicMs() + kIntervalMs;
+  std::error_code error;
+  const std::filesystem::space_info disk = std::filesystem::space(options_.directory, error);
+  if (!error) worker_metrics_.SetDiskFree(static_cast<int64_t>(disk.available));
 }
 
 bool Agent::HandleSignals(int signal_fd) {

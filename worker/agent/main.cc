@@ -80,6 +80,11 @@ int main(int argc, char** argv) {
          "--rank-address", options.rank_address,
          "Address of this host for ranks of other hosts; the default reaches this host only")
       ->capture_default_str();
+  double keep_series_seconds = absl::ToDoubleSeconds(options.keep_series);
+  app.add_option("--keep-series", keep_series_seconds,
+                 "Seconds that the metrics of a job stay after its end")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
   app.add_option("--rank-binary", options.rank_binary, "Program that runs a rank")
       ->capture_default_str();
   try {
@@ -87,6 +92,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? diffmoe::kExitOk : diffmoe::kExitUsage;
   }
+  options.keep_series = absl::Seconds(keep_series_seconds);
   if (devices.empty()) {
     options.slot_devices.assign(static_cast<size_t>(slots), "cpu");
   } else {
