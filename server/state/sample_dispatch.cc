@@ -148,6 +148,7 @@ void SendTask(Transition& t, const SampleEntry& sample, const SamplerEntry& samp
     task->set_request_id(sample.task_id);
     task->set_job_id(sample.job_id);
     task->set_step(sample.step);
+    task->set_checkpoint_epoch(sample.epoch);
     *task->mutable_spec() = sample.model->spec;
   };
   if (sample.calibrate) {

@@ -28,7 +28,7 @@ std::vector<std::vector<float>> CalibratedThresholds(CheckpointModel& model) {
 
 SamplingModel::SamplingModel(const std::string& name)
     : config_(MakeWorkload(name).config), link_(config_), executor_(link_) {
-  const auto model = executor_.cache().Get("a-1", 10, config_, NumericMode::kExact);
+  const auto model = executor_.cache().Get({"a-1", 10, 0}, config_, NumericMode::kExact);
   if (!model.ok()) throw std::runtime_error(model.status().ToString());
   thresholds_ = CalibratedThresholds(**model);
 }

@@ -159,7 +159,7 @@ class Scenario {
     const absl::Status started = scene_.StartSecondWorker();
     scene_.Check(started.ok(), absl::StrCat("second worker: ", started.message()));
     scene_.UpdateTargets();
-    scene_.AwaitQuery("a second worker has come", "count(up == 1) == 3");
+    scene_.AwaitQuery("a second worker has come", "count(up == 1) == 4");
     scene_.KillSecondWorker();
     const absl::Time dead = absl::Now();
     scene_.AwaitQuery("the dead worker is lost", "diffmoe_workers{state=\"lost\"} > 0");

@@ -81,8 +81,8 @@ absl::StatusOr<std::unique_ptr<CalibrateTask>> CalibrateTask::Start(RankLink& li
                                                                     const CalibrateWork& work) {
   RETURN_IF_ERROR(Check(work));
   std::unique_ptr<CalibrateTask> task(new CalibrateTask());
-  ASSIGN_OR_RETURN(task->model_,
-                   cache.Get(work.job_id, work.step, work.config, NumericMode::kExact));
+  ASSIGN_OR_RETURN(task->model_, cache.Get({work.job_id, work.step, work.checkpoint_epoch},
+                                           work.config, NumericMode::kExact));
   task->denoiser_ = &task->model_->Mode(NumericMode::kExact);
   ASSIGN_OR_RETURN(const HeldOut held_out, OpenHeldOut(link, work.config));
   const ModelConfig& model = work.config.model;

@@ -52,14 +52,12 @@ std::unique_ptr<Denoiser> CheckpointModel::Empty() const {
 }
 
 absl::StatusOr<std::shared_ptr<CheckpointModel>> CheckpointModel::Read(RankLink& link,
-                                                                       const std::string& job_id,
-                                                                       int64_t step,
+                                                                       const CheckpointId& id,
                                                                        const TrainingConfig& config,
                                                                        NumericMode mode) {
-  ASSIGN_OR_RETURN(const CheckpointManifest manifest, link.GetManifest(job_id, step));
+  ASSIGN_OR_RETURN(const CheckpointManifest manifest, link.GetManifest(id.job_id, id.step));
   std::shared_ptr<CheckpointModel> model(new CheckpointModel());
-  model->job_id_ = job_id;
-  model->step_ = step;
+  model->id_ = id;
   model->config_ = config;
   model->process_ = MakeProcess(config.diffusion);
   std::unique_ptr<Denoiser> denoiser = model->Empty();
@@ -75,7 +73,7 @@ absl::StatusOr<std::shared_ptr<CheckpointModel>> CheckpointModel::Read(RankLink&
   if (mode == NumericMode::kExact) denoiser->Pack();
   model->Slot(mode) = std::move(denoiser);
   LogInfo("rank", "loaded a checkpoint",
-          {{"job", job_id}, {"step", step}, {"weights", model->weights_hash_}});
+          {{"job", id.job_id}, {"step", id.step}, {"weights", model->weights_hash_}});
   return model;
 }
 
@@ -92,20 +90,18 @@ Denoiser& CheckpointModel::Mode(NumericMode mode) {
   return *slot;
 }
 
-absl::StatusOr<std::shared_ptr<CheckpointModel>> ModelCache::Get(const std::string& job_id,
-                                                                 int64_t step,
+absl::StatusOr<std::shared_ptr<CheckpointModel>> ModelCache::Get(const CheckpointId& id,
                                                                  const TrainingConfig& config,
                                                                  NumericMode mode) {
-  const auto found = std::ranges::find_if(models_, [&](const auto& model) {
-    return model->job_id() == job_id && model->step() == step;
-  });
+  const auto found =
+      std::ranges::find_if(models_, [&](const auto& model) { return model->id() == id; });
   if (found != models_.end()) {
     models_.splice(models_.begin(), models_, found);
   } else {
     // What nobody needs goes before the new one comes.
     Trim();
     ASSIGN_OR_RETURN(std::shared_ptr<CheckpointModel> model,
-                     CheckpointModel::Read(link_, job_id, step, config, mode));
+                     CheckpointModel::Read(link_, id, config, mode));
     models_.push_front(std::move(model));
   }
   std::shared_ptr<CheckpointModel> model = models_.front();

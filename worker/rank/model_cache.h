@@ -18,6 +18,14 @@
 
 namespace diffmoe {
 
+// A step that was saved again, by a later attempt, is another checkpoint.
+struct CheckpointId {
+  std::string job_id;
+  int64_t step = 0;
+  int64_t epoch = 0;
+  bool operator==(const CheckpointId&) const = default;
+};
+
 // A checkpoint's weights for inference. The two numeric modes hold their weights separately; a mode
 // is set up when it is first asked for.
 class CheckpointModel {
@@ -25,13 +33,11 @@ class CheckpointModel {
   // Reads the weights. FAILED_PRECONDITION when the checkpoint lacks EMA weights or thresholds that
   // the model needs; errors of the link.
   static absl::StatusOr<std::shared_ptr<CheckpointModel>> Read(RankLink& link,
-                                                               const std::string& job_id,
-                                                               int64_t step,
+                                                               const CheckpointId& id,
                                                                const TrainingConfig& config,
                                                                NumericMode mode);
 
-  const std::string& job_id() const { return job_id_; }
-  int64_t step() const { return step_; }
+  const CheckpointId& id() const { return id_; }
   const TrainingConfig& config() const { return config_; }
   const Process& process() const { return *process_; }
   // xxh3 of the weights in the order of the layout, hexadecimal.
@@ -49,8 +55,7 @@ class CheckpointModel {
   }
   std::unique_ptr<Denoiser> Empty() const;
 
-  std::string job_id_;
-  int64_t step_ = 0;
+  CheckpointId id_;
   TrainingConfig config_;
   std::unique_ptr<Process> process_;
   std::string weights_hash_;
@@ -63,7 +68,7 @@ class ModelCache {
  public:
   explicit ModelCache(RankLink& link, size_t spare = 2) : link_(link), spare_(spare) {}
 
-  absl::StatusOr<std::shared_ptr<CheckpointModel>> Get(const std::string& job_id, int64_t step,
+  absl::StatusOr<std::shared_ptr<CheckpointModel>> Get(const CheckpointId& id,
                                                        const TrainingConfig& config,
                                                        NumericMode mode);
   size_t size() const { return models_.size(); }

@@ -257,8 +257,8 @@ absl::Status CheckThresholds(const SampleWork& work, int64_t layers) {
 
 absl::StatusOr<std::shared_ptr<const SampleModel>> ModelExecutor::Load(const SampleWork& work) {
   auto model = std::make_shared<LoadedModel>();
-  ASSIGN_OR_RETURN(model->checkpoint,
-                   cache_.Get(work.job_id, work.step, work.config, work.numeric_mode));
+  ASSIGN_OR_RETURN(model->checkpoint, cache_.Get({work.job_id, work.step, work.checkpoint_epoch},
+                                                 work.config, work.numeric_mode));
   model->mode = work.numeric_mode;
   model->denoiser = &model->checkpoint->Mode(work.numeric_mode);
   model->by_gate = work.rule == ThresholdRule::kGate;

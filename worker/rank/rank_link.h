@@ -133,6 +133,7 @@ struct SampleWork {
   std::string request_id;
   std::string job_id;
   int64_t step = 0;
+  int64_t checkpoint_epoch = 0;
   TrainingConfig config;
   std::vector<int> classes;  // one per image
   uint64_t seed = 0;
@@ -156,6 +157,7 @@ struct CalibrateWork {
   std::string request_id;
   std::string job_id;
   int64_t step = 0;
+  int64_t checkpoint_epoch = 0;
   TrainingConfig config;
   int images = 256;
   std::vector<double> capacities;  // ascending

@@ -301,6 +301,7 @@ SampleWork ToSampleWork(const pb::SampleTask& task, absl::Time now) {
   work.request_id = task.request_id();
   work.job_id = task.job_id();
   work.step = task.step();
+  work.checkpoint_epoch = task.checkpoint_epoch();
   work.config = ToTrainingConfig(task.spec());
   work.classes.assign(request.classes().begin(), request.classes().end());
   work.seed = request.seed();
@@ -331,6 +332,7 @@ CalibrateWork ToCalibrateWork(const pb::CalibrateTask& task) {
   work.request_id = task.request_id();
   work.job_id = task.job_id();
   work.step = task.step();
+  work.checkpoint_epoch = task.checkpoint_epoch();
   work.config = ToTrainingConfig(task.spec());
   work.images = task.request().images();
   work.capacities.assign(task.request().capacities().begin(), task.request().capacities().end());

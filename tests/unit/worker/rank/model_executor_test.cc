@@ -277,6 +277,17 @@ TEST_F(ModelExecutorTest, ModelsInUseStayAndTwoMore) {
   EXPECT_LE(executor.cache().size(), 3u);
 }
 
+TEST_F(ModelExecutorTest, AStepThatWasSavedAgainIsAnotherModel) {
+  ModelExecutor executor(link_);
+  SampleWork work = Work("r", {3});
+  ASSERT_TRUE(executor.Load(work).ok());
+  ASSERT_TRUE(executor.Load(work).ok());
+  EXPECT_EQ(executor.cache().size(), 1u);
+  work.checkpoint_epoch = 2;
+  ASSERT_TRUE(executor.Load(work).ok());
+  EXPECT_EQ(executor.cache().size(), 2u);
+}
+
 class OtherModels : public testing::Test {
  protected:
   // Hashes of two images, made alone and made together.
