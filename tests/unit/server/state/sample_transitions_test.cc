@@ -24,6 +24,7 @@ TEST(SampleTest, StartsASamplerOnAFreeSlotAndRelays) {
   ASSERT_EQ(tasks.size(), 1u);
   EXPECT_EQ(tasks[0].job_id(), scene.running.id);
   EXPECT_EQ(tasks[0].step(), 10);
+  EXPECT_EQ(tasks[0].checkpoint_epoch(), 1);
   EXPECT_EQ(tasks[0].request().steps(), 50);
   EXPECT_EQ(tasks[0].request().sampler(), "euler");
   EXPECT_DOUBLE_EQ(tasks[0].request().guidance(), 2);
