@@ -214,6 +214,9 @@ inline constexpr Definition kWorkerRankExits{"diffmoe_worker_rank_exits_total", 
 inline constexpr Definition kWorkerBulkBytes{"diffmoe_worker_bulk_bytes_total", Kind::kCounter,
     "Checkpoint bytes forwarded, by direction.",
     "rises with checkpoints and images", {"direction"}};
+inline constexpr Definition kWorkerLogLinesDropped{"diffmoe_worker_log_lines_dropped_total", Kind::kCounter,
+    "Log lines of ranks that were left out because they came too fast.",
+    "0"};
 
 // All of them, in the order of docs/metrics.md.
 inline constexpr const Definition* kAll[] = {
@@ -229,6 +232,7 @@ inline constexpr const Definition* kAll[] = {
     &kSampleStepDuration, &kSampleLatency, &kRpcRequests, &kRpcDuration, &kStoreCommits,
     &kStoreCommitDuration, &kStoreRecords, &kStoreBytes, &kWorkerConnected, &kWorkerReconnects,
     &kWorkerSlots, &kWorkerRankStarts, &kWorkerRankExits, &kWorkerBulkBytes,
+    &kWorkerLogLinesDropped,
 };
 
 // clang-format on

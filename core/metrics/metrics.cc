@@ -207,9 +207,11 @@ WorkerMetrics::WorkerMetrics(Registry& registry)
       slots_(registry.get(), kWorkerSlots),
       rank_starts_(registry.get(), kWorkerRankStarts),
       rank_exits_(registry.get(), kWorkerRankExits),
-      bulk_bytes_(registry.get(), kWorkerBulkBytes) {
+      bulk_bytes_(registry.get(), kWorkerBulkBytes),
+      log_lines_dropped_(registry.get(), kWorkerLogLinesDropped) {
   connected_.Set(0);
   reconnects_.Add(0);
+  log_lines_dropped_.Add(0);
 }
 void WorkerMetrics::SetConnected(bool connected) { connected_.Set(connected ? 1 : 0); }
 void WorkerMetrics::CountReconnect() { reconnects_.Add(1); }
@@ -226,6 +228,9 @@ void WorkerMetrics::CountBulkSent(int64_t bytes) {
 }
 void WorkerMetrics::CountBulkReceived(int64_t bytes) {
   bulk_bytes_.Add({"received"}, static_cast<double>(bytes));
+}
+void WorkerMetrics::CountLogLinesDropped(int64_t lines) {
+  log_lines_dropped_.Add(static_cast<double>(lines));
 }
 
 }  // namespace diffmoe::metrics

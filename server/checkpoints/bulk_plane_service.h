@@ -1,4 +1,5 @@
-// The coordinator's BulkPlane: checkpoint shards in, extents out, rendezvous, results of samplers.
+// The coordinator's BulkPlane: checkpoint shards in, extents out, rendezvous, results of samplers,
+// lines of logs.
 // Synchronous gRPC, a thread per call. Thread-safe. Order: construct, register with the server,
 // Shut down the server, destroy.
 #pragma once
@@ -16,6 +17,7 @@
 #include "server/checkpoints/checkpoint_assembler.h"
 #include "server/checkpoints/checkpoint_store.h"
 #include "server/checkpoints/coordinator_host.h"
+#include "server/checkpoints/log_sink.h"
 #include "server/checkpoints/rendezvous_store.h"
 
 namespace diffmoe::server {
@@ -27,6 +29,9 @@ class BulkPlaneService final : public worker::v1::BulkPlane::Service {
                    metrics::CheckpointMetrics* metrics, const Clock* clock,
                    const AssemblerOptions& options = {});
   ~BulkPlaneService() override;
+
+  // Call it before the server starts; it outlives the calls.
+  void SetLogSink(LogSink* logs) { logs_ = logs; }
 
   // The group, up to and including this epoch, has ended or was replaced: its rendezvous keys go,
   // its pending checkpoints are discarded, its waiting calls end with ABORTED, its sampler streams
@@ -50,6 +55,9 @@ class BulkPlaneService final : public worker::v1::BulkPlane::Service {
   grpc::Status PushSamples(grpc::ServerContext* context,
                            grpc::ServerReader<worker::v1::SampleUpdate>* reader,
                            worker::v1::PushSamplesResponse* response) override;
+  grpc::Status PushLogs(grpc::ServerContext* context,
+                        grpc::ServerReader<worker::v1::LogLines>* reader,
+                        worker::v1::PushLogsResponse* response) override;
 
  private:
   CheckpointStore* store_;
@@ -57,6 +65,7 @@ class BulkPlaneService final : public worker::v1::BulkPlane::Service {
   metrics::CheckpointMetrics* metrics_;
   CheckpointAssembler assembler_;
   RendezvousStore rendezvous_;
+  LogSink* logs_ = nullptr;
   absl::Mutex mutex_;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
   // Open sampler streams by group id and epoch, to end them.
