@@ -153,6 +153,10 @@ TEST_F(CallTracesTest, ImagesHaveTheTimeInTheQueueAndAtTheSampler) {
   bool started = false;
   while (!started && stream->Read(&response)) started = response.has_started();
   ASSERT_TRUE(started);
+  v1::SampleResponse::Image* image = update.mutable_response()->mutable_image();
+  image->set_pixels("p");
+  image->set_total_bytes(1);
+  ASSERT_TRUE(push->Write(update));
   update.mutable_response()->mutable_finished();
   ASSERT_TRUE(push->Write(update));
   push->WritesDone();
