@@ -11,8 +11,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "core/base/atomic_file.h"
 #include "core/base/kill_point.h"
 #include "core/base/log.h"
@@ -25,6 +27,7 @@
 #include "server/api/checkpoint_service.h"
 #include "server/api/cluster_service.h"
 #include "server/api/rpc_observer.h"
+#include "server/api/sampler_plane_service.h"
 #include "server/api/sampling_service.h"
 #include "server/api/training_job_service.h"
 #include "server/api/worker_plane_service.h"
@@ -34,6 +37,8 @@
 #include "server/effect_executor.h"
 #include "server/errors.h"
 #include "server/group_table.h"
+#include "server/http/api_gateway.h"
+#include "server/http/console_pages.h"
 #include "server/loop_host.h"
 #include "server/state/records.h"
 #include "server/state/step.h"
@@ -44,6 +49,8 @@ namespace {
 constexpr int kMaxMessageBytes = 4 << 20;
 constexpr int kMaxThreads = 2048;
 constexpr int kKeepaliveMs = 20'000;
+// Streams of the HTTP API, and threads for everything else on that port.
+constexpr int kHttpStreams = 32, kHttpThreads = 16;
 constexpr auto kDrainTime = std::chrono::seconds(2);
 
 // Host of "HOST:PORT".
@@ -56,6 +63,12 @@ absl::StatusOr<std::string> HostOf(const std::string& listen) {
         absl::StrCat("--listen: expected HOST:PORT, got \"", listen, "\""));
   }
   return listen.substr(0, colon);
+}
+
+std::mt19937_64 SeededGenerator() {
+  std::random_device device;
+  std::seed_seq seed{device(), device(), device(), device()};
+  return std::mt19937_64(seed);
 }
 
 struct Loaded {
@@ -94,6 +107,7 @@ class CoordinatorImpl final : public Coordinator {
  private:
   void BuildParts(State state);
   absl::Status Reconcile(const std::vector<worker::v1::Manifest>& manifests);
+  void ServeHttp();
   void ShowLastCheckpoints(const std::vector<worker::v1::Manifest>& manifests, const State& state);
   absl::Status Serve();
   absl::Status WriteAddressFile() const;
@@ -126,6 +140,7 @@ class CoordinatorImpl final : public Coordinator {
   std::unique_ptr<SampleStreams> samples_;
   std::unique_ptr<CalibrationStreams> calibrations_;
   std::unique_ptr<WorkerPlaneService> worker_plane_;
+  std::unique_ptr<SamplerPlaneService> sampler_plane_;
   std::unique_ptr<Tracer> tracer_;  // may be null
   std::unique_ptr<CallTraces> traces_;
   std::unique_ptr<LogReads> log_reads_;
@@ -134,6 +149,9 @@ class CoordinatorImpl final : public Coordinator {
   std::unique_ptr<SamplingService> sampling_service_;
   std::unique_ptr<ClusterService> cluster_service_;
   std::unique_ptr<grpc::Server> server_;
+  absl::Mutex random_mutex_;
+  std::mt19937_64 random_ ABSL_GUARDED_BY(random_mutex_) = SeededGenerator();
+  std::shared_ptr<ApiGateway> gateway_;
   std::string host_name_, grpc_address_, metrics_address_;
   bool stopped_ = false;
 };
@@ -148,7 +166,8 @@ absl::Status CoordinatorImpl::Open() {
   ASSIGN_OR_RETURN(host_name_, HostOf(options_.listen));
   if (!options_.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics_server_,
-                     metrics::MetricsServer::Start(options_.metrics_listen, registry_));
+                     metrics::MetricsServer::Start(options_.metrics_listen, registry_,
+                                                   kHttpStreams + kHttpThreads));
     metrics_address_ = metrics_server_->address();
   }
   if (!options_.trace_file.empty()) {
@@ -165,6 +184,7 @@ absl::Status CoordinatorImpl::Open() {
   KillPoint("coordinator.reconciled");
   loop_->Start();
   RETURN_IF_ERROR(Serve());
+  ServeHttp();
   KillPoint("coordinator.before_address");
   RETURN_IF_ERROR(WriteAddressFile());
   LogInfo(
@@ -196,6 +216,7 @@ void CoordinatorImpl::BuildParts(State state) {
   samples_ = std::make_unique<SampleStreams>(cancelled);
   calibrations_ = std::make_unique<CalibrationStreams>(cancelled);
   worker_plane_ = std::make_unique<WorkerPlaneService>(loop_.get(), &calls_);
+  sampler_plane_ = std::make_unique<SamplerPlaneService>(loop_.get(), &calls_);
   traces_ = std::make_unique<CallTraces>(tracer_.get());
   log_reads_ = std::make_unique<LogReads>(
       loop_.get(),
@@ -209,15 +230,16 @@ void CoordinatorImpl::BuildParts(State state) {
                                                       hub_.get(), log_reads_.get(), traces_.get());
   checkpoint_service_ = std::make_unique<CheckpointService>(
       loop_.get(), &calls_, records_.get(), checkpoints_.get(), &checkpoint_metrics_);
-  const auto draw = [] {
-    std::random_device device;
-    return (uint64_t{device()} << 32) | device();
+  const auto draw = [this] {
+    absl::MutexLock lock(&random_mutex_);
+    return random_();
   };
   sampling_service_ = std::make_unique<SamplingService>(SamplingParts{
       loop_.get(), &calls_, samples_.get(), calibrations_.get(), traces_.get(), draw});
   cluster_service_ = std::make_unique<ClusterService>(
       loop_.get(), maintenance_.get(), CoordinatorInfo{options_.data_dir, metrics_address_});
   executor_.SetParts({.clock = &clock_,
+                      .data_dir = options_.data_dir,
                       .records = records_.get(),
                       .chunks = chunks_.get(),
                       .calls = &calls_,
@@ -228,6 +250,7 @@ void CoordinatorImpl::BuildParts(State state) {
                       .samples = samples_.get(),
                       .calibrations = calibrations_.get(),
                       .workers = worker_plane_.get(),
+                      .samplers = sampler_plane_.get(),
                       .bulk = bulk_.get(),
                       .deleter = deleter_.get(),
                       .cluster_metrics = &cluster_metrics_,
@@ -278,6 +301,7 @@ absl::Status CoordinatorImpl::Serve() {
   builder.RegisterService(sampling_service_.get());
   builder.RegisterService(cluster_service_.get());
   builder.RegisterService(worker_plane_.get());
+  builder.RegisterService(sampler_plane_.get());
   builder.RegisterService(bulk_.get());
   server_ = builder.BuildAndStart();
   if (server_ == nullptr || port == 0) {
@@ -288,6 +312,20 @@ absl::Status CoordinatorImpl::Serve() {
   server_->GetHealthCheckService()->SetServingStatus(true);
   grpc_address_ = absl::StrCat(host_name_, ":", port);
   return absl::OkStatus();
+}
+
+void CoordinatorImpl::ServeHttp() {
+  if (metrics_server_ == nullptr) return;
+  // Through a socket: gRPC's in-process transport loses a message that comes with the end of its
+  // stream.
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);  // lists have no bound of their own
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  gateway_ = std::make_shared<ApiGateway>(
+      grpc::CreateCustomChannel(grpc_address_, grpc::InsecureChannelCredentials(), arguments),
+      ApiGatewayOptions{.writes = options_.console_writes, .max_streams = kHttpStreams});
+  gateway_->AddRoutes(&metrics_server_->http());
+  AddConsolePages(&metrics_server_->http());
 }
 
 absl::Status CoordinatorImpl::WriteAddressFile() const {
@@ -302,6 +340,7 @@ void CoordinatorImpl::Stop() {
   const absl::Status status = MakeRetryableError(absl::StatusCode::kUnavailable, v1::SHUTTING_DOWN,
                                                  "the coordinator is stopping", 1000);
   if (server_ != nullptr) server_->GetHealthCheckService()->SetServingStatus(false);
+  if (gateway_ != nullptr) gateway_->Shutdown();
   loop_->Stop();
   calls_.FailAll(status);
   hub_->CloseAll(status);
@@ -309,6 +348,7 @@ void CoordinatorImpl::Stop() {
   samples_->CloseAll(status);
   calibrations_->CloseAll(status);
   worker_plane_->CloseAll(status);
+  sampler_plane_->CloseAll(status);
   bulk_->Shutdown();
   if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now() + kDrainTime);
   if (server_ != nullptr) LogInfo("coordinator", "stopped");

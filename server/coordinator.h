@@ -1,4 +1,4 @@
-// A whole coordinator in one object: stores, loop, gRPC server, metrics endpoint. main.cc runs one;
+// A whole coordinator in one object: stores, loop, gRPC server, HTTP server. main.cc runs one;
 // tests run several.
 #pragma once
 
@@ -19,6 +19,7 @@ struct CoordinatorOptions {
   std::string data_dir;
   std::string listen = "127.0.0.1:7070";          // port 0 takes a free one
   std::string metrics_listen = "127.0.0.1:7071";  // empty: no endpoint
+  bool console_writes = false;                    // HTTP API: sampling and changes of jobs too
   bool accept_data_loss = false;                  // open damaged stores and keep what is left
   StateOptions state;
   LoopOptions loop;

@@ -1,5 +1,8 @@
 #include "server/effect_executor.h"
 
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -74,6 +77,14 @@ struct Executor {
     parts.workers->Close(close.session, close.status);
     KillPoint("effect.session_closed");
   }
+  void operator()(SendToSampler& send) {
+    KillPoint("effect.before_send_to_sampler");
+    parts.traces->Decorate(&send.command);
+    parts.samplers->Send(send.session, std::move(send.command));
+    KillPoint("effect.sent_to_sampler");
+  }
+  void operator()(ReadSampler& read) { parts.samplers->ReadOn(read.session); }
+  void operator()(CloseSampler& close) { parts.samplers->Close(close.session, close.status); }
   void operator()(PublishJob& publish) {
     if (HasEnded(publish.job.state())) {
       ended.emplace(publish.job.id(), parts.clock->MonotonicMs() + kKeepSeriesMs);
@@ -132,6 +143,7 @@ struct Executor {
   void operator()(SampleWaitMeasured& wait) {
     parts.sample_metrics->ObserveQueueWait(static_cast<double>(wait.wait_ms) / 1000.0);
   }
+  void operator()(SampleSubmitted&) { parts.sample_metrics->CountSubmitted(); }
   void operator()(SampleCounted& sample) {
     parts.sample_metrics->Ended(OutcomeOf(sample.outcome),
                                 static_cast<double>(sample.latency_ms) / 1000.0);
@@ -170,16 +182,37 @@ void LoopEffectExecutor::ForgetEndedJobs(const State& state, int64_t now_ms) {
   }
 }
 
+void LoopEffectExecutor::ShowJobs(const State& state) {
+  std::map<int, int64_t> counts;
+  for (int value = v1::QUEUED; value <= v1::PAUSED; ++value) counts[value] = 0;
+  for (const auto& [id, job] : state.jobs) ++counts[job.job().state()];
+  std::map<std::string, int64_t> by_state;
+  for (const auto& [value, count] : counts) {
+    by_state[v1::JobState_Name(static_cast<v1::JobState>(value))] = count;
+  }
+  parts_.cluster_metrics->SetJobs(by_state,
+                                  std::max<int64_t>(0, state.header.next_job_number() - 1));
+}
+
+void LoopEffectExecutor::ShowStore() {
+  parts_.store_metrics->SetBytes(parts_.records->size_bytes(), parts_.chunks->size_bytes());
+  std::error_code error;
+  const std::filesystem::space_info disk = std::filesystem::space(parts_.data_dir, error);
+  if (!error) parts_.store_metrics->SetDiskFree(static_cast<int64_t>(disk.available));
+}
+
 void LoopEffectExecutor::BatchDone(const State& state) {
+  parts_.samples->Flush();
+  parts_.calibrations->Flush();
+  // Before anything is left out: a request must not be missing from the sum.
+  parts_.sample_metrics->SetInWork(
+      static_cast<int64_t>(state.sample_queue.size()),
+      static_cast<int64_t>(state.samples.size() - state.sample_queue.size()));
   const int64_t now_ms = parts_.clock->MonotonicMs();
   if (now_ms < next_gauges_ms_) return;  // the loop comes by at least once a second
   next_gauges_ms_ = now_ms + kGaugeIntervalMs;
-  std::map<int, int64_t> jobs;
-  for (int value = v1::QUEUED; value <= v1::CANCELLED; ++value) jobs[value] = 0;
-  for (const auto& [id, job] : state.jobs) ++jobs[job.job().state()];
-  for (const auto& [value, count] : jobs) {
-    parts_.cluster_metrics->SetJobs(v1::JobState_Name(static_cast<v1::JobState>(value)), count);
-  }
+  ShowJobs(state);
+  parts_.cluster_metrics->SetLoopTime(parts_.clock->UnixMs());
   int64_t connected = 0, lost = 0, busy = 0, free = 0;
   for (const auto& [id, worker] : state.workers) {
     ++(worker.Usable() ? connected : lost);
@@ -188,13 +221,10 @@ void LoopEffectExecutor::BatchDone(const State& state) {
   }
   parts_.cluster_metrics->SetWorkers(connected, lost);
   parts_.cluster_metrics->SetSlots(busy, free);
-  parts_.sample_metrics->SetQueued(static_cast<int64_t>(state.sample_queue.size()));
-  parts_.sample_metrics->SetRunning(
-      static_cast<int64_t>(state.samples.size() - state.sample_queue.size()));
   ForgetEndedJobs(state, now_ms);
   if (now_ms >= next_store_size_ms_) {
     next_store_size_ms_ = now_ms + kStoreSizeIntervalMs;
-    parts_.store_metrics->SetBytes(parts_.records->size_bytes(), parts_.chunks->size_bytes());
+    ShowStore();
   }
 }
 

@@ -1,4 +1,4 @@
-// Carries effects out: answers RPCs, writes to worker streams and watchers, ends groups, counts.
+// Carries effects out: answers RPCs, writes to workers, samplers and watchers, ends groups, counts.
 // Loop thread only.
 #pragma once
 
@@ -13,6 +13,7 @@
 #include "server/api/call_traces.h"
 #include "server/api/log_reads.h"
 #include "server/api/sample_streams.h"
+#include "server/api/sampler_plane_service.h"
 #include "server/api/watch_hub.h"
 #include "server/api/worker_plane_service.h"
 #include "server/call_table.h"
@@ -26,6 +27,7 @@ namespace diffmoe::server {
 // All must outlive the executor's last use.
 struct ExecutorParts {
   const Clock* clock = nullptr;
+  std::string data_dir;
   const RecordStore* records = nullptr;
   const ChunkStore* chunks = nullptr;
   CallTable* calls = nullptr;
@@ -36,6 +38,7 @@ struct ExecutorParts {
   SampleStreams* samples = nullptr;
   CalibrationStreams* calibrations = nullptr;
   WorkerPlaneService* workers = nullptr;
+  SamplerPlaneService* samplers = nullptr;
   BulkPlaneService* bulk = nullptr;
   CheckpointDeleter* deleter = nullptr;
   metrics::ClusterMetrics* cluster_metrics = nullptr;
@@ -60,6 +63,8 @@ class LoopEffectExecutor final : public EffectExecutor {
   void Committed(absl::StatusCode code, int64_t records, double seconds) override;
 
  private:
+  void ShowJobs(const State& state);
+  void ShowStore();
   void ForgetEndedJobs(const State& state, int64_t now_ms);
 
   ExecutorParts parts_;

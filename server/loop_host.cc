@@ -55,9 +55,4 @@ void LoopHost::OnDamagedCheckpoint(const std::string& job_id, int64_t step,
   }
 }
 
-absl::Status LoopHost::OnSampleUpdate(const worker::v1::SampleUpdate& update) {
-  RETURN_IF_ERROR(CheckEpoch(update.group()));
-  return loop_->PostWhenRoom(SampleUpdated{update});
-}
-
 }  // namespace diffmoe::server

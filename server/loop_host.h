@@ -26,7 +26,6 @@ class LoopHost final : public CoordinatorHost {
                                                    int64_t step) override;
   void OnDamagedCheckpoint(const std::string& job_id, int64_t step,
                            const std::string& reason) override;
-  absl::Status OnSampleUpdate(const worker::v1::SampleUpdate& update) override;
 
  private:
   RecordStore* records_;

@@ -13,6 +13,7 @@
 #include "core/base/exit_code.h"
 #include "core/base/log.h"
 #include "core/base/log_setup.h"
+#include "core/base/mutex_checks.h"
 #include "core/base/version.h"
 #include "server/checkpoints/store_maintenance.h"
 #include "server/coordinator.h"
@@ -94,6 +95,7 @@ int Restore(const std::string& backup, const std::string& data_dir) {
 }  // namespace diffmoe::server
 
 int main(int argc, char** argv) {
+  diffmoe::TurnOffMutexChecks();
   diffmoe::server::CoordinatorOptions options;
   std::string backup;
   CLI::App app("Control plane of a DiffMoE cluster: jobs, checkpoints, sampling.");
@@ -104,8 +106,10 @@ int main(int argc, char** argv) {
                  "HOST:PORT of the gRPC server; port 0 takes a free one")
       ->capture_default_str();
   app.add_option("--metrics-listen", options.metrics_listen,
-                 "HOST:PORT of GET /metrics; empty: none")
+                 "HOST:PORT of the web console, its HTTP API and GET /metrics; empty: none")
       ->capture_default_str();
+  app.add_flag("--console-writes", options.console_writes,
+               "Let the console and the HTTP API sample and cancel, pause and resume jobs");
   app.add_option("--sampling-slots", options.state.sampling_slots,
                  "Slots that jobs leave to samplers; 0: samplers take what jobs don't use")
       ->check(CLI::Range(0, 1024))

@@ -3,10 +3,13 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -35,6 +38,8 @@ class Flight {
       : options_(options), stub_(v1::SamplingService::NewStub(std::move(channel))) {}
 
   void Start(int64_t number);
+  // The same on the caller's thread, until the request has ended.
+  void Run(int64_t number);
   // Waits until fewer than `count` are in flight; whether that came true in time.
   bool AwaitFewerThan(int count, absl::Duration limit);
   void CancelAll();
@@ -51,16 +56,56 @@ class Flight {
 
  private:
   class Call;
-  void Ended(Call* call, const LoadOutcome& outcome);
+  v1::SampleRequest Request(int64_t number) const;
+  void SetDeadline(grpc::ClientContext* context) const;
+  void Begun(grpc::ClientContext* context);
+  void Note(const v1::SampleResponse& event, LoadOutcome* outcome) const;
+  void Ended(grpc::ClientContext* context, const grpc::Status& status, LoadOutcome outcome);
 
   const LoadOptions& options_;
   const std::unique_ptr<v1::SamplingService::Stub> stub_;
   const SteadyClock::time_point start_ = SteadyClock::now();
   mutable absl::Mutex mutex_;
-  std::set<Call*> calls_ ABSL_GUARDED_BY(mutex_);
+  std::set<grpc::ClientContext*> calls_ ABSL_GUARDED_BY(mutex_);
   std::vector<LoadOutcome> outcomes_ ABSL_GUARDED_BY(mutex_);
   int most_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
 };
+
+v1::SampleRequest Flight::Request(int64_t number) const {
+  v1::SampleRequest request = options_.request;
+  request.set_seed(options_.request.seed() + static_cast<uint64_t>(number));
+  request.add_classes(options_.classes[static_cast<size_t>(number) % options_.classes.size()]);
+  return request;
+}
+
+void Flight::SetDeadline(grpc::ClientContext* context) const {
+  if (options_.deadline == absl::InfiniteDuration()) return;
+  context->set_deadline(absl::ToChronoTime(absl::Now() + options_.deadline));
+}
+
+void Flight::Begun(grpc::ClientContext* context) {
+  absl::MutexLock lock(&mutex_);
+  calls_.insert(context);
+  most_in_flight_ = std::max(most_in_flight_, static_cast<int>(calls_.size()));
+}
+
+void Flight::Note(const v1::SampleResponse& event, LoadOutcome* outcome) const {
+  if (event.has_progress() && outcome->first_progress_seconds < 0) {
+    outcome->first_progress_seconds = elapsed() - outcome->start_seconds;
+  }
+  if (!event.has_image()) return;
+  const v1::SampleResponse::Image& image = event.image();
+  const auto end = image.offset() + static_cast<int64_t>(image.pixels().size());
+  if (end >= image.total_bytes()) ++outcome->images;
+}
+
+void Flight::Ended(grpc::ClientContext* context, const grpc::Status& status, LoadOutcome outcome) {
+  outcome.code = static_cast<absl::StatusCode>(status.error_code());
+  outcome.latency_seconds = elapsed() - outcome.start_seconds;
+  absl::MutexLock lock(&mutex_);
+  calls_.erase(context);
+  outcomes_.push_back(outcome);
+}
 
 // Owns itself from Begin until OnDone, which is the last thing that gRPC calls.
 class Flight::Call final : public grpc::ClientReadReactor<v1::SampleResponse> {
@@ -69,33 +114,24 @@ class Flight::Call final : public grpc::ClientReadReactor<v1::SampleResponse> {
       : flight_(*flight), request_(std::move(request)) {}
 
   void Begin() {
+    flight_.Begun(&context_);
     outcome_.start_seconds = flight_.elapsed();
-    if (flight_.options_.deadline != absl::InfiniteDuration()) {
-      context_.set_deadline(absl::ToChronoTime(absl::Now() + flight_.options_.deadline));
-    }
+    flight_.SetDeadline(&context_);
     flight_.stub_->async()->Sample(&context_, &request_, this);
     StartRead(&event_);
     StartCall();
   }
-  void Cancel() { context_.TryCancel(); }
 
   void OnReadDone(bool ok) override {
     if (!ok) return;
-    if (event_.has_progress() && outcome_.first_progress_seconds < 0) {
-      outcome_.first_progress_seconds = flight_.elapsed() - outcome_.start_seconds;
-    }
-    if (event_.has_image()) {
-      const v1::SampleResponse::Image& image = event_.image();
-      const auto end = image.offset() + static_cast<int64_t>(image.pixels().size());
-      if (end >= image.total_bytes()) ++outcome_.images;
-    }
+    flight_.Note(event_, &outcome_);
     StartRead(&event_);
   }
 
   void OnDone(const grpc::Status& status) override {
-    outcome_.code = static_cast<absl::StatusCode>(status.error_code());
-    outcome_.latency_seconds = flight_.elapsed() - outcome_.start_seconds;
-    flight_.Ended(this, outcome_);
+    // The owner of the flight may go as soon as the last call counts as ended.
+    const std::unique_ptr<Call> self(this);
+    flight_.Ended(&context_, status, outcome_);
   }
 
  private:
@@ -106,25 +142,19 @@ class Flight::Call final : public grpc::ClientReadReactor<v1::SampleResponse> {
   LoadOutcome outcome_;
 };
 
-void Flight::Start(int64_t number) {
-  v1::SampleRequest request = options_.request;
-  request.set_seed(options_.request.seed() + static_cast<uint64_t>(number));
-  request.add_classes(options_.classes[static_cast<size_t>(number) % options_.classes.size()]);
-  auto* call = new Call(this, std::move(request));
-  {
-    absl::MutexLock lock(&mutex_);
-    calls_.insert(call);
-    most_in_flight_ = std::max(most_in_flight_, static_cast<int>(calls_.size()));
-  }
-  call->Begin();
-}
+void Flight::Start(int64_t number) { (new Call(this, Request(number)))->Begin(); }
 
-void Flight::Ended(Call* call, const LoadOutcome& outcome) {
-  // Deleted before it counts as ended: the owner of this object may go right afterwards.
-  absl::MutexLock lock(&mutex_);
-  calls_.erase(call);
-  outcomes_.push_back(outcome);
-  delete call;
+void Flight::Run(int64_t number) {
+  const v1::SampleRequest request = Request(number);
+  grpc::ClientContext context;
+  Begun(&context);
+  LoadOutcome outcome;
+  outcome.start_seconds = elapsed();
+  SetDeadline(&context);
+  const auto stream = stub_->Sample(&context, request);
+  v1::SampleResponse event;
+  while (stream->Read(&event)) Note(event, &outcome);
+  Ended(&context, stream->Finish(), outcome);
 }
 
 bool Flight::AwaitFewerThan(int count, absl::Duration limit) {
@@ -137,7 +167,7 @@ bool Flight::AwaitFewerThan(int count, absl::Duration limit) {
 
 void Flight::CancelAll() {
   absl::MutexLock lock(&mutex_);
-  for (Call* call : calls_) call->Cancel();
+  for (grpc::ClientContext* call : calls_) call->TryCancel();
 }
 
 void Flight::TakeInto(LoadResult* result) {
@@ -146,23 +176,36 @@ void Flight::TakeInto(LoadResult* result) {
   result->most_in_flight = most_in_flight_;
 }
 
-absl::Status MeasureUnary(int calls, ApiClient* client, std::vector<double>* seconds) {
-  const auto stub = v1::ClusterService::NewStub(client->channel());
-  for (int i = 0; i < calls; ++i) {
+// Times of a small call to the coordinator, for comparison. One thread.
+class SmallCalls {
+ public:
+  explicit SmallCalls(const std::shared_ptr<grpc::Channel>& channel)
+      : stub_(v1::ClusterService::NewStub(channel)) {}
+
+  absl::Status Make() {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
     v1::Cluster cluster;
     const SteadyClock::time_point start = SteadyClock::now();
-    const grpc::Status status = stub->GetCluster(&context, v1::GetClusterRequest(), &cluster);
+    const grpc::Status status = stub_->GetCluster(&context, v1::GetClusterRequest(), &cluster);
     if (!status.ok()) {
       return absl::Status(
           static_cast<absl::StatusCode>(status.error_code()),
           absl::StrCat("a small call to the coordinator: ", status.error_message()));
     }
-    seconds->push_back(SecondsSince(start));
+    seconds_.push_back(SecondsSince(start));
+    return absl::OkStatus();
   }
-  return absl::OkStatus();
-}
+  absl::Status Make(int count) {
+    for (int i = 0; i < count; ++i) RETURN_IF_ERROR(Make());
+    return absl::OkStatus();
+  }
+  std::vector<double> Take() { return std::move(seconds_); }
+
+ private:
+  const std::unique_ptr<v1::ClusterService::Stub> stub_;
+  std::vector<double> seconds_;
+};
 
 class Reporter {
  public:
@@ -181,18 +224,52 @@ class Reporter {
   double next_ = 0;
 };
 
-void RunClosed(const LoadOptions& options, const Interrupt& interrupt, Flight* flight,
-               Reporter* reporter) {
-  const double window = absl::ToDoubleSeconds(options.window);
-  for (int64_t number = 0; number < options.max_requests && !interrupt.triggered();) {
-    const double left = window - flight->elapsed();
-    if (left <= 0) return;
-    if (flight->AwaitFewerThan(options.closed, std::min(kLook, absl::Seconds(left)))) {
-      flight->Start(number++);
+// Clients that each wait for one request before they send the next. Their threads end with the
+// window or by Stop, after the request they are in. The first of them makes a small call after each
+// request, so that both meet the same machine.
+class ClosedLoop {
+ public:
+  ClosedLoop(const LoadOptions& options, Flight* flight, SmallCalls* small)
+      : options_(options), flight_(*flight), small_(*small) {
+    for (int i = 0; i < options.closed; ++i) {
+      clients_.emplace_back([this, first = i == 0] { RunClient(first); });
     }
-    reporter->MaybeReport();
   }
-}
+  ~ClosedLoop() {
+    Stop();
+    for (std::thread& client : clients_) client.join();
+  }
+  void Stop() { stop_ = true; }
+
+  // Until the window is over, every request was started, or the interrupt.
+  void Watch(Interrupt* interrupt, Reporter* reporter) const {
+    const double window = absl::ToDoubleSeconds(options_.window);
+    while (next_ < options_.max_requests) {
+      const double left = window - flight_.elapsed();
+      if (left <= 0 || !interrupt->WaitFor(std::min(kLook, absl::Seconds(left)))) return;
+      reporter->MaybeReport();
+    }
+  }
+
+ private:
+  void RunClient(bool first) {
+    const double window = absl::ToDoubleSeconds(options_.window);
+    while (!stop_ && flight_.elapsed() < window) {
+      const int64_t number = next_++;
+      if (number >= options_.max_requests) return;
+      flight_.Run(number);
+      if (first && small_calls_.ok()) small_calls_ = small_.Make();
+    }
+  }
+
+  const LoadOptions& options_;
+  Flight& flight_;
+  SmallCalls& small_;
+  absl::Status small_calls_;  // of the first client
+  std::atomic<int64_t> next_ = 0;
+  std::atomic<bool> stop_ = false;
+  std::vector<std::thread> clients_;
+};
 
 int64_t RunOpen(const LoadOptions& options, Interrupt* interrupt, Flight* flight,
                 Reporter* reporter) {
@@ -231,12 +308,16 @@ double PoissonArrivals::Next() {
 absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options, ApiClient* client,
                                    Interrupt* interrupt) {
   LoadResult result;
-  RETURN_IF_ERROR(MeasureUnary(options.unary_calls, client, &result.unary_seconds));
+  SmallCalls small(client->channel());
+  RETURN_IF_ERROR(small.Make(options.unary_calls));
   Flight flight(options, client->channel());
   Reporter reporter(options, flight);
+  std::optional<ClosedLoop> closed;
   if (options.closed > 0) {
     result.arrivals = absl::StrCat("closed, ", options.closed, " at a time");
-    RunClosed(options, *interrupt, &flight, &reporter);
+    closed.emplace(options, &flight, &small);
+    closed->Watch(interrupt, &reporter);
+    closed->Stop();
   } else {
     result.arrivals = absl::StrCat("Poisson, ", options.rate, " a second");
     result.not_started = RunOpen(options, interrupt, &flight, &reporter);
@@ -247,6 +328,7 @@ absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options, ApiClient* client
     if (interrupt->triggered() || flight.elapsed() > drain_end) flight.CancelAll();
     reporter.MaybeReport();
   }
+  closed.reset();
   result.wall_seconds = flight.elapsed();
   flight.TakeInto(&result);
   result.images_per_request = options.request.count();
@@ -254,9 +336,8 @@ absl::StatusOr<LoadResult> RunLoad(const LoadOptions& options, ApiClient* client
   if (options.deadline != absl::InfiniteDuration()) {
     result.deadline_seconds = absl::ToDoubleSeconds(options.deadline);
   }
-  if (!interrupt->triggered()) {
-    RETURN_IF_ERROR(MeasureUnary(options.unary_calls, client, &result.unary_seconds));
-  }
+  if (!interrupt->triggered()) RETURN_IF_ERROR(small.Make(options.unary_calls));
+  result.unary_seconds = small.Take();
   return result;
 }
 

@@ -10,12 +10,15 @@
 #include "client/loss_plot.h"
 #include "client/names.h"
 #include "client/report/evaluation.h"
+#include "client/report/html_report.h"
 #include "client/report/job_report.h"
+#include "client/report/report_parts.h"
 #include "client/sample_call.h"
 #include "client/sample_images.h"
 #include "core/base/atomic_file.h"
 #include "core/base/exit_code.h"
 #include "core/base/status_macros.h"
+#include "core/eval/png.h"
 #include "nlohmann/json.hpp"
 
 namespace diffmoe {
@@ -27,6 +30,7 @@ constexpr int kMaxImages = 1024;
 struct ReportOptions {
   std::string id;
   std::string out = "report";
+  std::string html;  // empty: report.html in `out`
   int count = 10;
   int steps = 50;
   double guidance = 2;
@@ -62,6 +66,24 @@ v1::SampleRequest MakeRequest(const JobReport& report, const ReportOptions& opti
   return request;
 }
 
+// The page with everything in it.
+absl::Status WriteHtml(const Context& context, ApiClient* client, Interrupt* interrupt,
+                       const ReportOptions& options, const JobReport& report,
+                       const std::vector<Image>& images, const std::string& path) {
+  HtmlReport html;
+  html.report = report;
+  ASSIGN_OR_RETURN(
+      const Image grid,
+      MakeGrid(images, {.columns = options.count,
+                        .scale = DefaultScale(images.front().height, images.front().width)}));
+  ASSIGN_OR_RETURN(html.samples_png,
+                   EncodePng(grid.height, grid.width, grid.channels, grid.pixels));
+  RETURN_IF_ERROR(FillReportParts(
+      context, client, interrupt,
+      {.steps = options.steps, .guidance = options.guidance, .seed = options.seed}, &html));
+  return WriteFileAtomically(path, HtmlReportText(html));
+}
+
 absl::StatusOr<int> Report(const Context& context, const ReportOptions& options) {
   std::error_code error;
   std::filesystem::create_directories(options.out, error);
@@ -87,7 +109,12 @@ absl::StatusOr<int> Report(const Context& context, const ReportOptions& options)
                                        {request.classes().begin(), request.classes().end()}));
   const nlohmann::ordered_json json = ReportJson(report);
   RETURN_IF_ERROR(WriteFileAtomically(options.out + "/report.json", json.dump(2) + "\n"));
-  context.err << "wrote samples.png, loss.png and report.json to " << options.out << "\n"
+  const std::string page = options.html.empty() ? options.out + "/report.html" : options.html;
+  const absl::Status written = WriteHtml(context, &client, &interrupt, options, report, all, page);
+  if (!written.ok() && interrupt.triggered()) return kExitInterrupted;
+  RETURN_IF_ERROR(written);
+  context.err << "wrote samples.png, loss.png and report.json to " << options.out << ", and "
+              << page << "\n"
               << std::flush;
   context.out << (context.format == OutputFormat::kTable ? ReportText(report)
                                                          : JsonText(json, context.format))
@@ -100,11 +127,17 @@ absl::StatusOr<int> Report(const Context& context, const ReportOptions& options)
 void AddReportCommand(CLI::App* app, Context* context) {
   auto options = std::make_shared<ReportOptions>();
   CLI::App* command = app->add_subcommand(
-      "report", "What a job achieved: loss curve, samples of every class, distance to its data");
+      "report",
+      "What a job achieved: loss curve, experts, samples of every class and through training, "
+      "distance to its data; one HTML page and its parts");
   command->add_option("ID", options->id, "Id of the job")->required();
-  command->add_option("--out", options->out, "Directory for samples.png, loss.png and report.json")
+  command
+      ->add_option("--out", options->out,
+                   "Directory for report.html, samples.png, loss.png and report.json")
       ->type_name("DIR")
       ->capture_default_str();
+  command->add_option("--html", options->html, "The page (default: report.html in --out)")
+      ->type_name("FILE");
   command->add_option("--n", options->count, "Images per class")
       ->check(CLI::Range(1, 100))
       ->capture_default_str();

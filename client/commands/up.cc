@@ -46,10 +46,13 @@ void AddUpCommand(CLI::App* app, Context* context) {
       ->capture_default_str();
   command
       ->add_option("--metrics-listen", options->metrics_listen,
-                   "Address of the coordinator's /metrics; the worker's is one port higher; port 0 "
+                   "Address of the web console and /metrics; the worker's /metrics is one port "
+                   "higher; port 0 "
                    "takes free ones")
       ->type_name("HOST:PORT")
       ->capture_default_str();
+  command->add_flag("--console-writes", options->console_writes,
+                    "Let the web console sample and cancel, pause and resume jobs");
   command->callback([context, options] {
     context->action = [context, options] { return Up(*context, *options); };
   });

@@ -99,13 +99,15 @@ std::vector<std::string> LocalCluster::CommandOf(const Service& service) const {
   // A restarted coordinator keeps the ports that it had, so that clients find it again.
   const std::string listen = TextOf(service.ready_info, "grpc_address");
   const std::string metrics = TextOf(service.ready_info, "metrics_address");
-  return {program,
-          "--data-dir",
-          options_.data_dir + "/coordinator",
-          "--listen",
-          listen.empty() ? options_.listen : listen,
-          "--metrics-listen",
-          metrics.empty() ? options_.metrics_listen : metrics};
+  std::vector<std::string> command = {program,
+                                      "--data-dir",
+                                      options_.data_dir + "/coordinator",
+                                      "--listen",
+                                      listen.empty() ? options_.listen : listen,
+                                      "--metrics-listen",
+                                      metrics.empty() ? options_.metrics_listen : metrics};
+  if (options_.console_writes) command.push_back("--console-writes");
+  return command;
 }
 
 absl::Status LocalCluster::StartService(Service* service) {
@@ -166,11 +168,13 @@ absl::StatusOr<std::optional<int>> LocalCluster::StartAndAwait(Service* service)
 
 void LocalCluster::PrintReady() const {
   const std::string program = absl::StrCat("diffmoe ", options_.hint_flags);
-  out_ << "coordinator  " << TextOf(coordinator_.ready_info, "grpc_address") << "   metrics http://"
-       << TextOf(coordinator_.ready_info, "metrics_address") << "/metrics\n"
+  const std::string http = "http://" + TextOf(coordinator_.ready_info, "metrics_address");
+  out_ << "coordinator  " << TextOf(coordinator_.ready_info, "grpc_address") << "   metrics "
+       << http << "/metrics\n"
        << "worker       " << TextOf(worker_.ready_info, "worker_id") << ", " << options_.slots
        << (options_.slots == 1 ? " slot" : " slots") << "   metrics http://"
        << TextOf(worker_.ready_info, "metrics_address") << "/metrics\n"
+       << "console      " << http << (options_.console_writes ? "/\n" : "/ (read-only)\n")
        << "data         " << options_.data_dir << "\n\n"
        << "Next, in another terminal: " << program
        << "submit deploy/jobs/fashion-smoke.yaml --follow\n"

@@ -23,6 +23,7 @@ struct LocalClusterOptions {
   std::string listen = "127.0.0.1:7070";
   // Of the coordinator; the worker's is one port higher, or any free one for port 0.
   std::string metrics_listen = "127.0.0.1:7071";
+  bool console_writes = false;  // of the coordinator
   int slots = 1;
   std::string hint_flags;  // of the commands that are suggested, for example "--data-dir DIR "
   // Restarts of a child: the first after min_backoff, each further one after twice the time, at

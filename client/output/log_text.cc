@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "google/protobuf/util/json_util.h"
+#include "core/base/message_json.h"
 #include "nlohmann/json.hpp"
 
 namespace diffmoe {
@@ -31,14 +31,7 @@ std::string WithoutControls(const std::string& text) {
   return out;
 }
 
-std::string Json(const v1::LogLine& line) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.always_print_primitive_fields = true;
-  options.preserve_proto_field_names = true;
-  std::string json;
-  const auto status = google::protobuf::util::MessageToJsonString(line, &json, options);
-  return status.ok() ? json : "{}";
-}
+std::string Json(const v1::LogLine& line) { return MessageToJson(line).value_or("{}"); }
 
 }  // namespace
 

@@ -1,7 +1,8 @@
 #include "client/output/message.h"
 
 #include "absl/strings/str_cat.h"
-#include "google/protobuf/util/json_util.h"
+#include "core/base/message_json.h"
+#include "core/base/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "yaml-cpp/emitter.h"
 #include "yaml-cpp/emittermanip.h"
@@ -36,15 +37,7 @@ void Emit(const nlohmann::ordered_json& value, YAML::Emitter* out) {
 
 absl::StatusOr<std::string> MessageText(const google::protobuf::Message& message,
                                         OutputFormat format) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.always_print_primitive_fields = true;
-  options.preserve_proto_field_names = true;
-  std::string json;
-  const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
-  if (!status.ok()) {
-    return absl::InternalError(
-        absl::StrCat("answer of the coordinator as JSON: ", std::string(status.message())));
-  }
+  ASSIGN_OR_RETURN(const std::string json, MessageToJson(message));
   return JsonText(nlohmann::ordered_json::parse(json, nullptr, /*allow_exceptions=*/false), format);
 }
 

@@ -36,6 +36,7 @@ enum class Fault {
   kImagesSentAgain,        // the next sampler's images are relayed from the first one on
   kDeadlineForgotten,      // nobody looks whether the deadline of a sample has passed
   kSampleCancelForgotten,  // a sampler isn't told that its request was cancelled
+  kSampleCountLost,        // a cancelled sample isn't counted among those that ended
   kCalibrationKept,        // a calibration outlives its checkpoint
 
   // Of the simulator's models of the stores.

@@ -39,7 +39,7 @@ inline constexpr Definition kBuildInfo{"diffmoe_build_info", Kind::kGauge,
 
 // Training: the worker that hosts rank 0.
 inline constexpr Definition kTrainLoss{"diffmoe_train_loss", Kind::kGauge,
-    "Loss of the diffusion process, mean since the last report.",
+    "Loss of the diffusion process, mean since the last report; NaN when a rank ended because it was not a finite number.",
     "falls, quickly at first; finite", {"job_id"}};
 inline constexpr Definition kTrainPredictorLoss{"diffmoe_train_predictor_loss", Kind::kGauge,
     "Loss of the capacity predictor.",
@@ -83,14 +83,17 @@ inline constexpr Definition kMoeCapacity{"diffmoe_moe_capacity_ratio", Kind::kGa
     "Experts per token under the inference rule.",
     "within 10 % of diffmoe_train_target_capacity_ratio", {"job_id", "block"}};
 inline constexpr Definition kMoeExpertLoad{"diffmoe_moe_expert_load_ratio", Kind::kGauge,
-    "Tokens per expert over the ideal share: least, mean and most loaded expert.",
+    "Tokens per expert over the ideal share, under the inference rule: least loaded expert, 95th percentile, most loaded expert.",
     "min above 0.2, max below 3", {"job_id", "block", "stat"}};
 inline constexpr Definition kMoeDeadExperts{"diffmoe_moe_dead_experts", Kind::kGauge,
     "Experts that no token chose under the inference rule.",
     "0 after the first few hundred steps", {"job_id", "block"}};
 inline constexpr Definition kMoeThreshold{"diffmoe_moe_threshold", Kind::kGauge,
-    "Capacity threshold over the experts of a layer: min, mean, max.",
+    "Capacity threshold over the experts of a layer: min, median, max.",
     "between 0.05 and 0.95; drifts slowly", {"job_id", "block", "stat"}};
+inline constexpr Definition kMoeThresholdDrift{"diffmoe_moe_threshold_drift", Kind::kGauge,
+    "How far an expert's threshold moved since the last report, mean over the experts of a layer.",
+    "falls below 0.01 after the first few hundred steps", {"job_id", "block"}};
 inline constexpr Definition kMoePredictorAccuracy{"diffmoe_moe_predictor_accuracy_ratio", Kind::kGauge,
     "Share of routing decisions in which the predictor agrees with the selection.",
     "above 0.9", {"job_id", "block"}};
@@ -150,7 +153,17 @@ inline constexpr Definition kSlots{"diffmoe_slots", Kind::kGauge,
     "Slots of the connected workers by state.",
     "busy as long as jobs wait", {"state"}};
 
+inline constexpr Definition kJobsSubmitted{"diffmoe_jobs_submitted_total", Kind::kCounter,
+    "Jobs that this store has accepted in all; a restart doesn't reset it.",
+    "the sum of diffmoe_jobs over all states, in every scrape"};
+inline constexpr Definition kLoopTime{"diffmoe_loop_last_batch_timestamp_seconds", Kind::kGauge,
+    "Unix time at which the coordinator's loop last came by.",
+    "less than two seconds ago"};
+
 // Sampling: coordinator.
+inline constexpr Definition kSampleSubmitted{"diffmoe_sample_submitted_total", Kind::kCounter,
+    "Sampling requests and calibrations that came.",
+    "all diffmoe_sample_requests_total, queued and running together, in every scrape"};
 inline constexpr Definition kSampleRequests{"diffmoe_sample_requests_total", Kind::kCounter,
     "Sampling requests that ended, by outcome.",
     "outcome=\"ok\" rises; refused and failed stay below 1 %", {"outcome"}};
@@ -194,6 +207,9 @@ inline constexpr Definition kStoreRecords{"diffmoe_store_records_total", Kind::k
 inline constexpr Definition kStoreBytes{"diffmoe_store_size_bytes", Kind::kGauge,
     "Bytes on disk of each store.",
     "steady once retention has set in", {"store"}};
+inline constexpr Definition kStoreDiskFree{"diffmoe_store_disk_free_bytes", Kind::kGauge,
+    "Bytes that are free on the disk of the data directory.",
+    "falls slowly, or not at all once retention has set in"};
 
 // Worker: each worker.
 inline constexpr Definition kWorkerConnected{"diffmoe_worker_connected", Kind::kGauge,
@@ -217,22 +233,26 @@ inline constexpr Definition kWorkerBulkBytes{"diffmoe_worker_bulk_bytes_total", 
 inline constexpr Definition kWorkerLogLinesDropped{"diffmoe_worker_log_lines_dropped_total", Kind::kCounter,
     "Log lines of ranks that were left out because they came too fast.",
     "0"};
+inline constexpr Definition kWorkerDiskFree{"diffmoe_worker_disk_free_bytes", Kind::kGauge,
+    "Bytes that are free on the disk of the worker's directory.",
+    "steady"};
 
 // All of them, in the order of docs/metrics.md.
 inline constexpr const Definition* kAll[] = {
     &kBuildInfo, &kTrainLoss, &kTrainPredictorLoss, &kTrainBalanceLoss, &kTrainGradNorm,
     &kTrainLearningRate, &kTrainStep, &kTrainPlannedSteps, &kTrainStepDuration, &kTrainSamples,
     &kTrainSamplesPerSecond, &kTrainCheckpointInterval, &kTrainTargetCapacity, &kTrainBadFiles,
-    &kMoeCapacity, &kMoeExpertLoad, &kMoeDeadExperts, &kMoeThreshold, &kMoePredictorAccuracy,
-    &kMoeZeroExpertTokens, &kMoeGateEntropy, &kMoeExchangeBytes, &kMoeExchangeCalls,
-    &kMoeExchangeRows, &kCheckpointCommits, &kCheckpointCommitDuration,
+    &kMoeCapacity, &kMoeExpertLoad, &kMoeDeadExperts, &kMoeThreshold, &kMoeThresholdDrift,
+    &kMoePredictorAccuracy, &kMoeZeroExpertTokens, &kMoeGateEntropy, &kMoeExchangeBytes,
+    &kMoeExchangeCalls, &kMoeExchangeRows, &kCheckpointCommits, &kCheckpointCommitDuration,
     &kCheckpointReceivedBytes, &kCheckpointReadBytes, &kCheckpointDamaged, &kCheckpointPending,
     &kCheckpointLastStep, &kCheckpointLastTime, &kJobs, &kJobRestarts, &kWorkers, &kSlots,
-    &kSampleRequests, &kSampleImages, &kSampleQueued, &kSampleRunning, &kSampleQueueWait,
-    &kSampleStepDuration, &kSampleLatency, &kRpcRequests, &kRpcDuration, &kStoreCommits,
-    &kStoreCommitDuration, &kStoreRecords, &kStoreBytes, &kWorkerConnected, &kWorkerReconnects,
-    &kWorkerSlots, &kWorkerRankStarts, &kWorkerRankExits, &kWorkerBulkBytes,
-    &kWorkerLogLinesDropped,
+    &kJobsSubmitted, &kLoopTime, &kSampleSubmitted, &kSampleRequests, &kSampleImages,
+    &kSampleQueued, &kSampleRunning, &kSampleQueueWait, &kSampleStepDuration, &kSampleLatency,
+    &kRpcRequests, &kRpcDuration, &kStoreCommits, &kStoreCommitDuration, &kStoreRecords,
+    &kStoreBytes, &kStoreDiskFree, &kWorkerConnected, &kWorkerReconnects, &kWorkerSlots,
+    &kWorkerRankStarts, &kWorkerRankExits, &kWorkerBulkBytes,
+    &kWorkerLogLinesDropped, &kWorkerDiskFree,
 };
 
 // clang-format on

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cctype>
-#include <numeric>
+#include <span>
+#include <utility>
+#include <vector>
 
 namespace diffmoe::metrics {
 namespace {
@@ -52,6 +54,21 @@ std::string_view Label(RankExitCause cause) {
   return "unknown";
 }
 
+// So that alerts on an increase see the first event too: a series that begins at 1 has not risen.
+void ShowZeros(CounterSeries& counters, std::span<const std::string_view> values) {
+  for (const std::string_view value : values) counters.Add({value}, 0);
+}
+
+// Of v1.EndCause, those after which an attempt may begin again.
+constexpr std::string_view kRestartCauses[] = {
+    "error",     "exit_code", "hang",   "not_a_number", "out_of_memory", "peer_lost",
+    "preempted", "resized",   "signal", "spawn",        "worker_lost",   "worker_stopped"};
+
+// Of the service's own faults, and of success.
+constexpr std::string_view kStoreCodes[] = {"ok",          "aborted",  "cancelled",
+                                            "data_loss",   "internal", "resource_exhausted",
+                                            "unavailable", "unknown"};
+
 double Seconds(int64_t unix_ms) { return static_cast<double>(unix_ms) / 1000; }
 
 }  // namespace
@@ -96,14 +113,23 @@ std::string_view CodeLabel(absl::StatusCode code) {
 }
 
 ClusterMetrics::ClusterMetrics(Registry& registry)
-    : jobs_(registry.get(), kJobs),
+    : jobs_(registry),
       restarts_(registry.get(), kJobRestarts),
       workers_(registry.get(), kWorkers),
-      slots_(registry.get(), kSlots) {}
-
-void ClusterMetrics::SetJobs(std::string_view state, int64_t jobs) {
-  jobs_.Set({Lower(state)}, static_cast<double>(jobs));
+      slots_(registry.get(), kSlots),
+      loop_time_(registry.get(), kLoopTime) {
+  ShowZeros(restarts_, kRestartCauses);
 }
+
+void ClusterMetrics::SetJobs(const std::map<std::string, int64_t>& by_state, int64_t submitted) {
+  std::vector<Ledger::Entry> entries;
+  for (const auto& [state, jobs] : by_state) {
+    entries.push_back({&kJobs, {Lower(state)}, static_cast<double>(jobs)});
+  }
+  entries.push_back({&kJobsSubmitted, {}, static_cast<double>(submitted)});
+  jobs_.Publish(std::move(entries));
+}
+void ClusterMetrics::SetLoopTime(int64_t unix_ms) { loop_time_.Set(Seconds(unix_ms)); }
 void ClusterMetrics::CountRestart(std::string_view cause) { restarts_.Add({std::string(cause)}); }
 void ClusterMetrics::SetWorkers(int64_t connected, int64_t lost) {
   workers_.Set({"connected"}, static_cast<double>(connected));
@@ -123,8 +149,7 @@ CheckpointMetrics::CheckpointMetrics(Registry& registry)
       pending_(registry.get(), kCheckpointPending),
       last_step_(registry.get(), kCheckpointLastStep),
       last_time_(registry.get(), kCheckpointLastTime) {
-  // So that alerts on an increase see the first event too.
-  commits_.Add({"ok"}, 0);
+  ShowZeros(commits_, kStoreCodes);
   damaged_.Add(0);
 }
 
@@ -153,29 +178,39 @@ void CheckpointMetrics::Remove(const std::string& job_id) {
 }
 
 SampleMetrics::SampleMetrics(Registry& registry)
-    : requests_(registry.get(), kSampleRequests),
+    : requests_(registry),
       images_(registry.get(), kSampleImages),
-      queued_(registry.get(), kSampleQueued),
-      running_(registry.get(), kSampleRunning),
       queue_wait_(registry.get(), kSampleQueueWait),
       step_duration_(registry.get(), kSampleStepDuration),
       latency_(registry.get(), kSampleLatency) {
-  for (const SampleOutcome outcome :
-       {SampleOutcome::kOk, SampleOutcome::kRefused, SampleOutcome::kFailed,
-        SampleOutcome::kCancelled, SampleOutcome::kDeadline}) {
-    requests_.Add({Label(outcome)}, 0);
-  }
-  queued_.Set(0);
-  running_.Set(0);
+  SetInWork(0, 0);
 }
 
-void SampleMetrics::SetQueued(int64_t requests) { queued_.Set(static_cast<double>(requests)); }
-void SampleMetrics::SetRunning(int64_t requests) { running_.Set(static_cast<double>(requests)); }
+void SampleMetrics::SetInWork(int64_t queued, int64_t running) {
+  std::vector<Ledger::Entry> entries;
+  std::lock_guard lock(mutex_);
+  for (size_t i = 0; i < kSampleOutcomes; ++i) {
+    entries.push_back({&kSampleRequests,
+                       {std::string(Label(static_cast<SampleOutcome>(i)))},
+                       static_cast<double>(ended_.at(i))});
+  }
+  entries.push_back({&kSampleSubmitted, {}, static_cast<double>(submitted_)});
+  entries.push_back({&kSampleQueued, {}, static_cast<double>(queued)});
+  entries.push_back({&kSampleRunning, {}, static_cast<double>(running)});
+  requests_.Publish(std::move(entries));
+}
+void SampleMetrics::CountSubmitted() {
+  std::lock_guard lock(mutex_);
+  ++submitted_;
+}
 void SampleMetrics::ObserveQueueWait(double seconds) { queue_wait_.Observe(seconds); }
 void SampleMetrics::ObserveStep(double seconds) { step_duration_.Observe(seconds); }
 void SampleMetrics::CountImage() { images_.Add(1); }
 void SampleMetrics::Ended(SampleOutcome outcome, double seconds) {
-  requests_.Add({Label(outcome)});
+  {
+    std::lock_guard lock(mutex_);
+    ++ended_.at(static_cast<size_t>(outcome));
+  }
   latency_.Observe(seconds);
 }
 
@@ -190,7 +225,10 @@ StoreMetrics::StoreMetrics(Registry& registry)
     : commits_(registry.get(), kStoreCommits),
       commit_duration_(registry.get(), kStoreCommitDuration),
       records_(registry.get(), kStoreRecords),
-      bytes_(registry.get(), kStoreBytes) {}
+      bytes_(registry.get(), kStoreBytes),
+      disk_free_(registry.get(), kStoreDiskFree) {
+  ShowZeros(commits_, kStoreCodes);
+}
 void StoreMetrics::Commit(absl::StatusCode code, int64_t records, double seconds) {
   commits_.Add({CodeLabel(code)});
   commit_duration_.Observe(seconds);
@@ -200,11 +238,13 @@ void StoreMetrics::SetBytes(int64_t records_bytes, int64_t chunks_bytes) {
   bytes_.Set({"records"}, static_cast<double>(records_bytes));
   bytes_.Set({"chunks"}, static_cast<double>(chunks_bytes));
 }
+void StoreMetrics::SetDiskFree(int64_t bytes) { disk_free_.Set(static_cast<double>(bytes)); }
 
 WorkerMetrics::WorkerMetrics(Registry& registry)
     : connected_(registry.get(), kWorkerConnected),
       reconnects_(registry.get(), kWorkerReconnects),
       slots_(registry.get(), kWorkerSlots),
+      disk_free_(registry.get(), kWorkerDiskFree),
       rank_starts_(registry.get(), kWorkerRankStarts),
       rank_exits_(registry.get(), kWorkerRankExits),
       bulk_bytes_(registry.get(), kWorkerBulkBytes),
@@ -212,6 +252,12 @@ WorkerMetrics::WorkerMetrics(Registry& registry)
   connected_.Set(0);
   reconnects_.Add(0);
   log_lines_dropped_.Add(0);
+  for (const RankExitCause cause :
+       {RankExitCause::kDone, RankExitCause::kStopped, RankExitCause::kError,
+        RankExitCause::kSignal, RankExitCause::kExitCode, RankExitCause::kSpawn,
+        RankExitCause::kHang, RankExitCause::kOutOfMemory}) {
+    rank_exits_.Add({Label(cause)}, 0);
+  }
 }
 void WorkerMetrics::SetConnected(bool connected) { connected_.Set(connected ? 1 : 0); }
 void WorkerMetrics::CountReconnect() { reconnects_.Add(1); }
@@ -219,6 +265,7 @@ void WorkerMetrics::SetSlots(int64_t busy, int64_t free) {
   slots_.Set({"busy"}, static_cast<double>(busy));
   slots_.Set({"free"}, static_cast<double>(free));
 }
+void WorkerMetrics::SetDiskFree(int64_t bytes) { disk_free_.Set(static_cast<double>(bytes)); }
 void WorkerMetrics::CountRankStart(bool sampler) {
   rank_starts_.Add({sampler ? "sample" : "train"});
 }

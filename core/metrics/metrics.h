@@ -3,13 +3,17 @@
 // closed.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "core/metrics/ledger.h"
 #include "core/metrics/metrics_server.h"
 #include "core/metrics/series.h"
 
@@ -29,36 +33,46 @@ class TrainMetrics {
   // (restart) counts nothing.
   void Update(const std::string& job_id, const v1::Progress& progress,
               const v1::TrainingSpec& spec);
+  // A rank has ended because the loss is not a finite number: diffmoe_train_loss says so until the
+  // next report.
+  void LossNotFinite(const std::string& job_id);
   // All series of the job go away. Call it when its group has ended.
   void Remove(const std::string& job_id);
 
  private:
   void UpdateLayer(const std::string& job_id, const v1::LayerStats& layer);
+  // How far the thresholds moved since the last report; 0 at the first one.
+  void UpdateDrift(const std::string& job_id, const v1::LayerStats& layer);
   GaugeSeries loss_, predictor_loss_, balance_loss_, grad_norm_, learning_rate_, step_,
       planned_steps_, step_duration_;
   CounterSeries samples_;
   GaugeSeries samples_per_second_, bad_files_, checkpoint_interval_, target_capacity_;
-  GaugeSeries capacity_, expert_load_, dead_experts_, threshold_, predictor_accuracy_,
-      zero_expert_tokens_, gate_entropy_, exchange_bytes_, exchange_calls_, exchange_rows_;
+  GaugeSeries capacity_, expert_load_, dead_experts_, threshold_, threshold_drift_,
+      predictor_accuracy_, zero_expert_tokens_, gate_entropy_, exchange_bytes_, exchange_calls_,
+      exchange_rows_;
   std::mutex mutex_;
   std::map<std::string, int64_t> last_step_;  // by job; guarded by mutex_
+  // By job and block; guarded by mutex_.
+  std::map<std::string, std::map<int, std::vector<float>>> last_thresholds_;
 };
 
 // diffmoe_jobs, diffmoe_job_*, diffmoe_workers, diffmoe_slots.
 class ClusterMetrics {
  public:
   explicit ClusterMetrics(Registry& registry);
-  // state: name of a diffmoe.v1.JobState, any case. Set every state, those with 0 jobs too.
-  void SetJobs(std::string_view state, int64_t jobs);
+  // by_state: by the name of a diffmoe.v1.JobState, any case; every state, those with 0 jobs too.
+  // submitted: jobs that were ever accepted. A scrape sees both or neither.
+  void SetJobs(const std::map<std::string, int64_t>& by_state, int64_t submitted);
+  void SetLoopTime(int64_t unix_ms);
   // cause: of a diffmoe.v1.EndCause, in lower case without prefix.
   void CountRestart(std::string_view cause);
   void SetWorkers(int64_t connected, int64_t lost);
   void SetSlots(int64_t busy, int64_t free);
 
  private:
-  GaugeSeries jobs_;
+  Ledger jobs_;
   CounterSeries restarts_;
-  GaugeSeries workers_, slots_;
+  GaugeSeries workers_, slots_, loop_time_;
 };
 
 // diffmoe_checkpoint_*. Kept by the bulk plane.
@@ -83,13 +97,17 @@ class CheckpointMetrics {
 };
 
 enum class SampleOutcome { kOk, kRefused, kFailed, kCancelled, kDeadline };
+inline constexpr size_t kSampleOutcomes = 5;
 
-// diffmoe_sample_*.
+// diffmoe_sample_*. Requests are counted when SetInWork is called, all at once, so that every
+// scrape finds each of them at one place: ended, queued or running.
 class SampleMetrics {
  public:
   explicit SampleMetrics(Registry& registry);
-  void SetQueued(int64_t requests);
-  void SetRunning(int64_t requests);
+  // Shows what was counted since the call before.
+  void SetInWork(int64_t queued, int64_t running);
+  // A request has come; it is queued, running or ended at the next SetInWork.
+  void CountSubmitted();
   void ObserveQueueWait(double seconds);
   void ObserveStep(double seconds);
   void CountImage();
@@ -97,9 +115,12 @@ class SampleMetrics {
   void Ended(SampleOutcome outcome, double seconds);
 
  private:
-  CounterSeries requests_, images_;
-  GaugeSeries queued_, running_;
+  Ledger requests_;
+  CounterSeries images_;
   HistogramSeries queue_wait_, step_duration_, latency_;
+  std::mutex mutex_;
+  int64_t submitted_ = 0;                         // guarded by mutex_
+  std::array<int64_t, kSampleOutcomes> ended_{};  // guarded by mutex_
 };
 
 // diffmoe_rpc_*.
@@ -120,12 +141,13 @@ class StoreMetrics {
   explicit StoreMetrics(Registry& registry);
   void Commit(absl::StatusCode code, int64_t records, double seconds);
   void SetBytes(int64_t records_bytes, int64_t chunks_bytes);
+  void SetDiskFree(int64_t bytes);
 
  private:
   CounterSeries commits_;
   HistogramSeries commit_duration_;
   CounterSeries records_;
-  GaugeSeries bytes_;
+  GaugeSeries bytes_, disk_free_;
 };
 
 // Mirrors worker.v1.ExitCause.
@@ -147,6 +169,7 @@ class WorkerMetrics {
   void SetConnected(bool connected);
   void CountReconnect();
   void SetSlots(int64_t busy, int64_t free);
+  void SetDiskFree(int64_t bytes);
   void CountRankStart(bool sampler);
   void CountRankExit(RankExitCause cause);
   void CountBulkSent(int64_t bytes);      // to the coordinator
@@ -157,6 +180,7 @@ class WorkerMetrics {
   GaugeSeries connected_;
   CounterSeries reconnects_;
   GaugeSeries slots_;
+  GaugeSeries disk_free_;
   CounterSeries rank_starts_, rank_exits_, bulk_bytes_, log_lines_dropped_;
 };
 

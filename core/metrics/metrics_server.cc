@@ -1,21 +1,14 @@
 #include "core/metrics/metrics_server.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
-#include <exception>
+#include <algorithm>
 #include <utility>
-#include <vector>
 
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "core/base/status_macros.h"
 #include "core/metrics/catalogue.h"
-#include "prometheus/exposer.h"
+#include "prometheus/collectable.h"
 #include "prometheus/gauge.h"
 #include "prometheus/registry.h"
 #include "prometheus/text_serializer.h"
@@ -23,54 +16,44 @@
 namespace diffmoe::metrics {
 namespace {
 
-struct HostPort {
-  std::string host;
-  int port = 0;
+// Scrapers that come more often share a text, and making texts takes a twentieth of a core at most.
+constexpr absl::Duration kShareTime = absl::Milliseconds(100);
+constexpr int kShareFactor = 20;
+
+std::string TextOf(const std::vector<std::shared_ptr<prometheus::Collectable>>& sources) {
+  std::vector<prometheus::MetricFamily> families;
+  for (const auto& source : sources) {
+    for (prometheus::MetricFamily& family : source->Collect()) {
+      families.push_back(std::move(family));
+    }
+  }
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+// The text of /metrics. Thread-safe; one thread makes it while the others wait.
+class ScrapeText {
+ public:
+  explicit ScrapeText(std::vector<std::shared_ptr<prometheus::Collectable>> sources)
+      : sources_(std::move(sources)) {}
+
+  std::string Get() {
+    const absl::MutexLock lock(&mutex_);
+    const absl::Time now = absl::Now();
+    if (now > fresh_until_ || now < made_) {
+      text_ = TextOf(sources_);
+      made_ = absl::Now();
+      fresh_until_ = made_ + std::max(kShareTime, kShareFactor * (made_ - now));
+    }
+    return text_;
+  }
+
+ private:
+  const std::vector<std::shared_ptr<prometheus::Collectable>> sources_;
+  absl::Mutex mutex_;
+  std::string text_ ABSL_GUARDED_BY(mutex_);
+  absl::Time made_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  absl::Time fresh_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
 };
-
-absl::StatusOr<HostPort> ParseAddress(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  HostPort parsed;
-  if (colon != std::string::npos && absl::SimpleAtoi(address.substr(colon + 1), &parsed.port) &&
-      parsed.port >= 0 && parsed.port <= 65535) {
-    parsed.host = address.substr(0, colon);
-    if (parsed.host == "localhost") parsed.host = "127.0.0.1";
-    in_addr ignored;
-    if (inet_pton(AF_INET, parsed.host.c_str(), &ignored) == 1) return parsed;
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("metrics address must be IPV4:PORT or localhost:PORT, got \"", address, "\""));
-}
-
-// The HTTP library doesn't say why it can't listen.
-absl::Status WhyNot(const HostPort& at, const std::string& address) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0)
-    return absl::InternalError(absl::StrCat("cannot make a socket: ", std::strerror(errno)));
-  sockaddr_in name{};
-  name.sin_family = AF_INET;
-  name.sin_port = htons(static_cast<uint16_t>(at.port));
-  inet_pton(AF_INET, at.host.c_str(), &name.sin_addr);
-  const int reuse = 1;
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
-  int error = 0;
-  if (bind(fd, reinterpret_cast<sockaddr*>(&name), sizeof(name)) != 0 || listen(fd, 1) != 0)
-    error = errno;
-  close(fd);
-  const std::string message =
-      absl::StrCat("cannot serve metrics on ", address, ": ", std::strerror(error));
-  switch (error) {
-    case EADDRINUSE:
-      return absl::AlreadyExistsError(
-          absl::StrCat("cannot serve metrics on ", address, ": port ", at.port, " is in use"));
-    case EACCES:
-      return absl::PermissionDeniedError(message);
-    case EADDRNOTAVAIL:
-      return absl::InvalidArgumentError(message);
-    default:
-      return absl::InternalError(absl::StrCat("cannot serve metrics on ", address));
-  }
-}
 
 }  // namespace
 
@@ -86,29 +69,35 @@ Registry::Registry(const std::string& program, const std::string& version)
 
 Registry::~Registry() = default;
 
-std::string Registry::Text() const {
-  return prometheus::TextSerializer().Serialize(registry_->Collect());
+void Registry::Add(std::shared_ptr<prometheus::Collectable> more) {
+  more_.push_back(std::move(more));
 }
+
+std::vector<std::shared_ptr<prometheus::Collectable>> Registry::Sources() const {
+  std::vector<std::shared_ptr<prometheus::Collectable>> sources = {registry_};
+  sources.insert(sources.end(), more_.begin(), more_.end());
+  return sources;
+}
+
+std::string Registry::Text() const { return TextOf(Sources()); }
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address,
-                                                                    const Registry& registry) {
-  ASSIGN_OR_RETURN(const HostPort at, ParseAddress(address));
-  std::unique_ptr<prometheus::Exposer> exposer;
-  try {
-    exposer = std::make_unique<prometheus::Exposer>(absl::StrCat(at.host, ":", at.port));
-  } catch (const std::exception&) {
-    return WhyNot(at, address);
-  }
-  exposer->RegisterCollectable(registry.registry_);
-  const std::vector<int> ports = exposer->GetListeningPorts();
-  if (ports.empty())
-    return absl::InternalError(absl::StrCat("no port is open for metrics on ", address));
-  return std::unique_ptr<MetricsServer>(
-      new MetricsServer(std::move(exposer), absl::StrCat(at.host, ":", ports.front())));
+                                                                    const Registry& registry,
+                                                                    int threads) {
+  ASSIGN_OR_RETURN(std::unique_ptr<http::HttpServer> http,
+                   http::HttpServer::Start({.address = address, .threads = threads}));
+  auto text = std::make_shared<ScrapeText>(registry.Sources());
+  http->Add({.path = "/metrics", .any_host = true, .handler = [text](const http::Request&) {
+               return http::Reply{.content_type = "text/plain; version=0.0.4; charset=utf-8",
+                                  .body = text->Get()};
+             }});
+  http->Add({.path = "/healthz", .any_host = true, .handler = [](const http::Request&) {
+               return http::Reply{.body = "ok\n"};
+             }});
+  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(http)));
 }
 
-MetricsServer::MetricsServer(std::unique_ptr<prometheus::Exposer> exposer, std::string address)
-    : exposer_(std::move(exposer)), address_(std::move(address)) {}
+MetricsServer::MetricsServer(std::unique_ptr<http::HttpServer> http) : http_(std::move(http)) {}
 MetricsServer::~MetricsServer() = default;
 
 }  // namespace diffmoe::metrics

@@ -1,6 +1,10 @@
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <numeric>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/metrics/metrics.h"
 #include "diffmoe/v1/training_job.pb.h"
@@ -11,11 +15,37 @@ namespace diffmoe::metrics {
 namespace {
 
 // So many layers have series; of a deeper network so many that are spread evenly, the last among
-// them. With 16 series each a job stays below 500.
+// them. With 17 series each a job stays below 500.
 constexpr int kMaxLayers = 24;
 
 bool IsShown(int layer, int layers) {
   return layers <= kMaxLayers || (layer + 1) * kMaxLayers / layers > layer * kMaxLayers / layers;
+}
+
+// The smallest value that at least this share of them doesn't exceed. `values` isn't empty.
+template <typename Values>
+double Quantile(const Values& values, double share) {
+  std::vector<double> sorted(values.begin(), values.end());
+  const auto rank = static_cast<int64_t>(std::ceil(share * static_cast<double>(sorted.size())));
+  const auto place = sorted.begin() + std::max<int64_t>(1, rank) - 1;
+  std::nth_element(sorted.begin(), place, sorted.end());
+  return *place;
+}
+
+// The series "min", `middle` and "max" of a layer. `values` isn't empty.
+template <typename Values>
+void SetSpread(GaugeSeries& gauges, const std::string& job_id, const std::string& block,
+               const Values& values, const char* middle, double middle_value) {
+  gauges.Set({job_id, block, "min"},
+             static_cast<double>(*std::min_element(values.begin(), values.end())));
+  gauges.Set({job_id, block, middle}, middle_value);
+  gauges.Set({job_id, block, "max"},
+             static_cast<double>(*std::max_element(values.begin(), values.end())));
+}
+
+template <typename Values>
+double Mean(const Values& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
 }  // namespace
@@ -38,6 +68,7 @@ TrainMetrics::TrainMetrics(Registry& registry)
       expert_load_(registry.get(), kMoeExpertLoad),
       dead_experts_(registry.get(), kMoeDeadExperts),
       threshold_(registry.get(), kMoeThreshold),
+      threshold_drift_(registry.get(), kMoeThresholdDrift),
       predictor_accuracy_(registry.get(), kMoePredictorAccuracy),
       zero_expert_tokens_(registry.get(), kMoeZeroExpertTokens),
       gate_entropy_(registry.get(), kMoeGateEntropy),
@@ -94,20 +125,36 @@ void TrainMetrics::UpdateLayer(const std::string& job_id, const v1::LayerStats& 
   exchange_bytes_.Set({job_id, block}, static_cast<double>(layer.exchange_bytes()));
   exchange_calls_.Set({job_id, block}, static_cast<double>(layer.exchange_calls()));
   zero_expert_tokens_.Set({job_id, block}, layer.zero_expert_tokens());
-  const auto summarise = [&](GaugeSeries& gauges, const auto& values) {
-    if (values.empty()) return;
-    gauges.Set({job_id, block, "min"},
-               static_cast<double>(*std::min_element(values.begin(), values.end())));
-    gauges.Set({job_id, block, "mean"},
-               std::accumulate(values.begin(), values.end(), 0.0) / values.size());
-    gauges.Set({job_id, block, "max"},
-               static_cast<double>(*std::max_element(values.begin(), values.end())));
-  };
-  summarise(expert_load_, layer.expert_load());
-  summarise(threshold_, layer.thresholds());
-  summarise(exchange_rows_, layer.exchange_rows());
+  const auto& load = layer.expert_load();
+  const auto& thresholds = layer.thresholds();
+  const auto& rows = layer.exchange_rows();
+  if (!load.empty()) SetSpread(expert_load_, job_id, block, load, "p95", Quantile(load, 0.95));
+  if (!thresholds.empty()) {
+    SetSpread(threshold_, job_id, block, thresholds, "median", Quantile(thresholds, 0.5));
+    UpdateDrift(job_id, layer);
+  }
+  if (!rows.empty()) SetSpread(exchange_rows_, job_id, block, rows, "mean", Mean(rows));
   const auto dead = std::count(layer.expert_load().begin(), layer.expert_load().end(), 0.0F);
   if (!layer.expert_load().empty()) dead_experts_.Set({job_id, block}, static_cast<double>(dead));
+}
+
+void TrainMetrics::UpdateDrift(const std::string& job_id, const v1::LayerStats& layer) {
+  std::vector<float> now(layer.thresholds().begin(), layer.thresholds().end());
+  std::vector<float> before;
+  {
+    std::lock_guard lock(mutex_);
+    before = std::exchange(last_thresholds_[job_id][layer.block()], now);
+  }
+  double moved = 0;
+  if (before.size() == now.size()) {
+    for (size_t i = 0; i < now.size(); ++i) moved += std::abs(now[i] - before[i]);
+  }
+  threshold_drift_.Set({job_id, std::to_string(layer.block())},
+                       moved / static_cast<double>(now.size()));
+}
+
+void TrainMetrics::LossNotFinite(const std::string& job_id) {
+  loss_.Set({job_id}, std::numeric_limits<double>::quiet_NaN());
 }
 
 void TrainMetrics::Remove(const std::string& job_id) {
@@ -124,6 +171,7 @@ void TrainMetrics::Remove(const std::string& job_id) {
                               &expert_load_,
                               &dead_experts_,
                               &threshold_,
+                              &threshold_drift_,
                               &predictor_accuracy_,
                               &zero_expert_tokens_,
                               &gate_entropy_,
@@ -138,6 +186,7 @@ void TrainMetrics::Remove(const std::string& job_id) {
   samples_.RemoveFirst(job_id);
   std::lock_guard lock(mutex_);
   last_step_.erase(job_id);
+  last_thresholds_.erase(job_id);
 }
 
 }  // namespace diffmoe::metrics

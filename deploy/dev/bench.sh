@@ -13,6 +13,8 @@ list() {
   echo "  invariance   every family trained under six layouts; one hash of the result per family, or it fails   --steps N"
   echo "  control      the coordinator: durable submits, reads with a long queue, many workers, memory, restart"
   echo "               --jobs N   --events N   --workers N   --clients N   --seconds N"
+  echo "  scrape       GET /metrics with many series: time beside a memcpy of the same bytes, and what 100 scrapes a second cost"
+  echo "               --series N   --scrapes N"
   echo "  sampling     an image: cost beside the GEMM rate, exact beside fast; waits beside batches to completion"
   echo "  service      the sampling service through its programs: round trip of a null model, overload   --seconds N"
   echo "               --models s-e8 demo   --steps N   --arrivals N   --requests N"
@@ -37,6 +39,7 @@ case "$name" in
   service) target=service_bench command=(service_bench) ;;
   sampling) target=sampling_bench command=(sampling_bench) ;;
   schedules) target=sampling_schedules command=(sampling_schedules) ;;
+  scrape) target=scrape_bench command=(scrape_bench) ;;
   control) target=control_bench command=(control_bench) ;;
   *)
     list >&2

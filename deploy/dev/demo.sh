@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains a DiffMoE on real images with two ranks, samples from the cluster while and after it trains, and shows the results.
-# Writes samples.png, loss.png, report.json and while-training.png. The last line is 'demo: ok'.
+# Writes report.html, samples.png, loss.png, report.json and while-training.png. The last line is 'demo: ok'.
 #
 #   demo.sh [--out DIR] [--minutes N] [--dataset fashion|emoji]
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -100,5 +100,5 @@ code=0
 wait "$up" || code=$?
 up=0
 [ $code = 0 ] || die "diffmoe up ended with exit code $code"
-echo "wrote $out/samples.png $out/loss.png $out/report.json"
+echo "wrote $out/report.html $out/samples.png $out/loss.png $out/report.json"
 echo "demo: ok"

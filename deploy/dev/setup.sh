@@ -24,8 +24,8 @@ packages=(
   python3-pip ca-certificates
   # Remote calls between the processes.
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
-  # Storage, metrics, headers of LibTorch's collectives, patterns.
-  librocksdb-dev prometheus-cpp-dev libgloo-dev libxxhash-dev libre2-dev
+  # Storage, metrics, HTTP, headers of LibTorch's collectives, patterns.
+  librocksdb-dev prometheus-cpp-dev libcivetweb-dev libgloo-dev libxxhash-dev libre2-dev
   # Command line, job specs, JSON.
   libcli11-dev libyaml-cpp-dev nlohmann-json3-dev
   # Images.
@@ -37,8 +37,9 @@ packages=(
 )
 case "$purpose" in
   demo) ;;
-  test) packages+=(clang-format) ;;
-  lint) packages+=(clang-format clang-tidy) ;;
+  # The console is tested in a browser without a screen.
+  test) packages+=(clang-format chromium-headless-shell) ;;
+  lint) packages+=(clang-format chromium-headless-shell clang-tidy) ;;
   *) die "--for takes demo, test or lint, not '$purpose'" ;;
 esac
 

@@ -167,23 +167,19 @@ std::string CallTraces::ForAttempt(const worker::v1::GroupId& group) {
 }
 
 void CallTraces::Decorate(worker::v1::CoordinatorMessage* message) {
-  using worker::v1::CoordinatorMessage;
+  if (!message->has_start_rank() || message->start_rank().role() != worker::v1::ROLE_TRAIN) return;
   absl::MutexLock lock(&mutex_);
-  switch (message->message_case()) {
-    case CoordinatorMessage::kStartRank:
-      if (message->start_rank().role() != worker::v1::ROLE_TRAIN) return;
-      message->mutable_start_rank()->set_traceparent(ForAttempt(message->start_rank().group()));
-      return;
-    case CoordinatorMessage::kSampleTask:
-      message->mutable_sample_task()->set_traceparent(
-          ForRequest(message->sample_task().request().request_id()));
-      return;
-    case CoordinatorMessage::kCalibrateTask:
-      message->mutable_calibrate_task()->set_traceparent(
-          ForRequest(message->calibrate_task().request().request_id()));
-      return;
-    default:
-      return;
+  message->mutable_start_rank()->set_traceparent(ForAttempt(message->start_rank().group()));
+}
+
+void CallTraces::Decorate(worker::v1::SamplerCommand* command) {
+  absl::MutexLock lock(&mutex_);
+  if (command->has_sample_task()) {
+    worker::v1::SampleTask* task = command->mutable_sample_task();
+    task->set_traceparent(ForRequest(task->request().request_id()));
+  } else if (command->has_calibrate_task()) {
+    worker::v1::CalibrateTask* task = command->mutable_calibrate_task();
+    task->set_traceparent(ForRequest(task->request().request_id()));
   }
 }
 

@@ -18,6 +18,7 @@
 #include "absl/synchronization/mutex.h"
 #include "core/base/trace.h"
 #include "diffmoe/v1/training_job.pb.h"
+#include "diffmoe/worker/v1/sampler_plane.pb.h"
 #include "diffmoe/worker/v1/worker_plane.pb.h"
 
 namespace diffmoe::server {
@@ -46,8 +47,9 @@ class CallTraces {
   void SamplingStarted(uint64_t call);
   void EndSampling(uint64_t call, const absl::Status& status);
 
-  // Puts the context into a message for a worker that starts work.
+  // Puts the context into a message that starts work.
   void Decorate(worker::v1::CoordinatorMessage* message);
+  void Decorate(worker::v1::SamplerCommand* command);
 
  private:
   struct Sampling {

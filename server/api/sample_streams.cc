@@ -11,10 +11,13 @@
 namespace diffmoe::server {
 namespace {
 
+// Keys of messages that are pointless when another one with the key comes after them; previews have
+// their image's index.
 constexpr int kReport = -1;
+constexpr int kStarted = -2;
 
-// A newer message with the same key makes one that waits pointless: previews by image, reports.
 std::optional<int> KeyOf(const v1::SampleResponse& response) {
+  if (response.has_started()) return kStarted;
   if (response.has_progress() || response.has_queued()) return kReport;
   if (response.has_preview()) return response.preview().image().index();
   return std::nullopt;
@@ -36,31 +39,30 @@ class ResponseStream final : public grpc::ServerWriteReactor<Response>,
         call_(call),
         outbox_({.max_messages = 8192, .max_bytes = size_t{128} << 20}) {}
 
-  void Begin() { self_ = this->shared_from_this(); }
+  void Begin() {
+    self_ = this->shared_from_this();
+    this->StartSendInitialMetadata();
+  }
 
+  // Waits for Flush or End.
   void Push(Response response) {
+    // The end follows: how far it was has no meaning any more.
     if (response.has_finished()) {
-      // The end follows; what waits to be reported has no meaning any more.
-      outbox_.Drop([](const Response& waiting) { return KeyOf(waiting) == kReport; });
-      return outbox_.Hold(std::move(response));
+      Drop(kStarted);
+      Drop(kReport);
     }
     const std::optional<int> key = KeyOf(response);
-    OutboxAction action = OutboxAction::kNone;
-    if (key) {
-      // One that doesn't fit is no loss.
-      outbox_.PushReplacing(
-          std::move(response), [key](const Response& waiting) { return KeyOf(waiting) == key; },
-          &action);
-      return Do(action);
-    }
-    if (outbox_.Push(response, &action)) return Do(action);
+    if (key) Drop(*key);
+    if (outbox_.Hold(response) || key) return;  // one with a key is no loss when it doesn't fit
     outbox_.Drop([](const Response& waiting) { return KeyOf(waiting).has_value(); });
-    if (outbox_.Push(std::move(response), &action)) return Do(action);
+    if (outbox_.Hold(std::move(response))) return;
     streams_->cancelled_(call_);
     End(MakeError(absl::StatusCode::kResourceExhausted, v1::QUEUE_FULL,
                   "images were read too slowly: 128 MB are waiting"),
         /*drop_queue=*/true);
   }
+
+  void Flush() { Do(outbox_.Start()); }
 
   void End(const absl::Status& status, bool drop_queue) {
     Do(outbox_.End(ToGrpc(status), drop_queue));
@@ -76,8 +78,13 @@ class ResponseStream final : public grpc::ServerWriteReactor<Response>,
     streams_->Ended(call_);
     self_.reset();
   }
+  void Drop(int key) {
+    outbox_.Drop([key](const Response& waiting) { return KeyOf(waiting) == key; });
+  }
   void Do(OutboxAction action) {
-    if (action == OutboxAction::kWrite) this->StartWrite(&outbox_.in_flight());
+    if (action == OutboxAction::kWrite) {
+      this->StartWrite(&outbox_.in_flight(), outbox_.write_options());
+    }
     if (action == OutboxAction::kWriteAndFinish) {
       this->StartWriteAndFinish(&outbox_.in_flight(), {}, outbox_.end_status());
     }
@@ -119,7 +126,16 @@ void ResponseStreams<Response>::Ended(uint64_t call) {
 
 template <typename Response>
 void ResponseStreams<Response>::Push(uint64_t call, Response response) {
-  if (const auto stream = Find(call)) stream->Push(std::move(response));
+  const auto stream = Find(call);
+  if (stream == nullptr) return;
+  stream->Push(std::move(response));
+  if (unflushed_.empty() || unflushed_.back() != stream) unflushed_.push_back(stream);
+}
+
+template <typename Response>
+void ResponseStreams<Response>::Flush() {
+  for (const auto& stream : unflushed_) stream->Flush();
+  unflushed_.clear();
 }
 
 template <typename Response>

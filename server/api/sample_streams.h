@@ -1,6 +1,7 @@
 // The response streams of Sample and CalibrateCheckpoint calls. A slow reader gets the newest
 // progress report and the newest preview of each image, and every image: when 128 MB of images wait
-// for it, its stream ends with RESOURCE_EXHAUSTED. Thread-safe.
+// for it, its stream ends with RESOURCE_EXHAUSTED. Thread-safe but for Push and Flush, which belong
+// to one thread.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -8,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -29,6 +31,8 @@ class ResponseStreams {
   grpc::ServerWriteReactor<Response>* Open(uint64_t call);
   // Unknown calls are ignored: they have ended.
   void Push(uint64_t call, Response response);
+  // What was pushed goes out. What one batch makes pointless by its end isn't sent at all.
+  void Flush();
   // After what is queued.
   void End(uint64_t call, const absl::Status& status);
   // Ends all streams, and all later ones.
@@ -40,6 +44,7 @@ class ResponseStreams {
   void Ended(uint64_t call);
 
   const std::function<void(uint64_t)> cancelled_;
+  std::vector<std::shared_ptr<ResponseStream<Response>>> unflushed_;
   absl::Mutex mutex_;
   std::map<uint64_t, std::shared_ptr<ResponseStream<Response>>> streams_ ABSL_GUARDED_BY(mutex_);
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);

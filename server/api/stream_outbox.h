@@ -1,13 +1,17 @@
 // Decides what a write reactor does next: at most one write is outstanding, Finish comes once and
 // after it. The reactor carries the action out after the call, without any lock:
-//   StartWrite(&outbox.in_flight())                                for kWrite
+//   StartWrite(&outbox.in_flight(), outbox.write_options())        for kWrite
 //   StartWriteAndFinish(&outbox.in_flight(), {}, end_status())     for kWriteAndFinish
 //   Finish(outbox.end_status())                                    for kFinish
+//
+// With write_options the initial metadata must be on its way before the first write, which would
+// wait with it for the message behind.
 //
 // Thread safety: all methods from any thread; of several callers each action goes to exactly one.
 // in_flight() and end_status() may be read by the one who got an action.
 #pragma once
 
+#include <grpcpp/impl/codegen/call_op_set.h>
 #include <grpcpp/support/status.h>
 
 #include <algorithm>
@@ -44,13 +48,19 @@ class StreamOutbox {
     return true;
   }
 
-  // The message waits for the next Push or End, and goes with the end's status if nothing is behind
-  // it. Full or not.
-  void Hold(Message message) {
+  // As Push, but the message waits for Start, the next Push or End.
+  bool Hold(Message message) {
+    const size_t bytes = message.ByteSizeLong();
     absl::MutexLock lock(&mutex_);
-    if (ending_) return;
-    bytes_ += message.ByteSizeLong();
+    if (ending_) return true;
+    if (queue_.size() >= options_.max_messages || bytes_ + bytes > options_.max_bytes) return false;
+    bytes_ += bytes;
     queue_.push_back(std::move(message));
+    return true;
+  }
+  OutboxAction Start() {
+    absl::MutexLock lock(&mutex_);
+    return Next();
   }
 
   // At most one message waits: `merge` puts a newer one into it. False when it would become larger
@@ -71,14 +81,8 @@ class StreamOutbox {
     return true;
   }
 
-  // Drops the waiting messages that `outdated` names, then as Push.
-  bool PushReplacing(Message message, const std::function<bool(const Message&)>& outdated,
-                     OutboxAction* action) {
-    Drop(outdated);
-    return Push(std::move(message), action);
-  }
-
-  // Drops the waiting messages that `unwanted` names.
+  // Drops the waiting messages that `unwanted` names. Another message must come: the transport may
+  // keep one back for those that are dropped.
   void Drop(const std::function<bool(const Message&)>& unwanted) {
     absl::MutexLock lock(&mutex_);
     std::erase_if(queue_, [&](const Message& waiting) {
@@ -118,6 +122,12 @@ class StreamOutbox {
     return writing_;
   }
   const Message& in_flight() const { return in_flight_; }
+  // The transport may keep a message back while another one waits behind it.
+  grpc::WriteOptions write_options() const {
+    grpc::WriteOptions options;
+    if (more_) options.set_buffer_hint();
+    return options;
+  }
   const grpc::Status& end_status() const { return end_status_; }
 
  private:
@@ -129,6 +139,7 @@ class StreamOutbox {
       bytes_ -= std::min(bytes_, in_flight_.ByteSizeLong());
       writing_ = true;
       finished_ = ending_ && queue_.empty();
+      more_ = !queue_.empty();
       return finished_ ? OutboxAction::kWriteAndFinish : OutboxAction::kWrite;
     }
     if (!ending_) return OutboxAction::kNone;
@@ -149,6 +160,7 @@ class StreamOutbox {
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   Message in_flight_;
+  bool more_ = false;  // as in_flight_, of whoever has an action
   grpc::Status end_status_;
 };
 

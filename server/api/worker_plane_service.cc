@@ -1,14 +1,12 @@
 #include "server/api/worker_plane_service.h"
 
-#include <atomic>
+#include <memory>
+#include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/log.h"
 #include "core/base/version.h"
-#include "server/api/grpc_status.h"
-#include "server/api/stream_outbox.h"
 #include "server/errors.h"
 
 namespace diffmoe::server {
@@ -52,90 +50,33 @@ absl::Status CheckHello(const WorkerMessage& message) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-class WorkerSession final : public grpc::ServerBidiReactor<WorkerMessage, CoordinatorMessage>,
-                            public std::enable_shared_from_this<WorkerSession> {
+class WorkerSession final : public Session<WorkerMessage, CoordinatorMessage> {
  public:
-  WorkerSession(WorkerPlaneService* service, Loop* loop, grpc::CallbackServerContext* context,
-                uint64_t number)
-      : service_(service), loop_(loop), context_(context), number_(number), outbox_({}) {}
-
-  void Begin() {
-    self_ = shared_from_this();
-    StartRead(&incoming_);
-  }
-
-  void Send(CoordinatorMessage message) {
-    OutboxAction action = OutboxAction::kNone;
-    if (outbox_.Push(std::move(message), &action)) {
-      Do(action);
-      return;
-    }
-    LogWarning("workers", "a worker doesn't read; its session is closed", {{"session", number_}});
-    Cancel();
-  }
-
-  // What is queued is dropped; a write that hangs is cut off.
-  void Close(const absl::Status& status) {
-    Do(outbox_.End(ToGrpc(status), /*drop_queue=*/true));
-    if (outbox_.writing()) Cancel();
-  }
+  WorkerSession(SessionTable<WorkerMessage, CoordinatorMessage>* table, Loop* loop,
+                grpc::CallbackServerContext* context, uint64_t number)
+      : Session("workers", table, context, number), loop_(loop) {}
 
  private:
-  void OnReadDone(bool ok) override {
-    if (!ok) {
-      Leave();
-      Do(outbox_.End(grpc::Status::OK, /*drop_queue=*/true));
-      return;
-    }
-    const absl::Status status = introduced_ ? Handle() : Introduce();
-    if (!status.ok()) {
-      Leave();
-      Close(status);
-      return;
-    }
-    StartRead(&incoming_);
-  }
-
-  void OnWriteDone(bool ok) override { Do(outbox_.WriteDone(ok)); }
-  void OnCancel() override { Do(outbox_.End(grpc::Status::CANCELLED, /*drop_queue=*/true)); }
-
-  void OnDone() override {
-    Leave();
-    service_->Ended(number_);
-    {
-      absl::MutexLock lock(&mutex_);
-      context_ = nullptr;
-    }
-    self_.reset();
-  }
-
-  absl::Status Introduce() {
-    if (absl::Status status = CheckHello(incoming_); !status.ok()) {
+  absl::Status Introduce(WorkerMessage message) override {
+    if (absl::Status status = CheckHello(message); !status.ok()) {
       LogWarning(
           "workers", "a worker is refused",
-          {{"worker", incoming_.hello().worker_id()}, {"error", std::string(status.message())}});
+          {{"worker", message.hello().worker_id()}, {"error", std::string(status.message())}});
       return status;
     }
-    introduced_ = true;
-    absl::Status status = loop_->Post(WorkerHello{number_, std::move(*incoming_.mutable_hello())});
-    if (status.ok()) posted_ = true;
-    return status;
+    return loop_->Post(WorkerHello{number(), std::move(*message.mutable_hello())});
   }
 
-  absl::Status Handle() {
-    switch (incoming_.message_case()) {
+  absl::Status Handle(WorkerMessage message, bool*) override {
+    switch (message.message_case()) {
       case WorkerMessage::kHeartbeat:
-        return loop_->Post(WorkerHeartbeat{number_});
+        return loop_->Post(WorkerHeartbeat{number()});
       case WorkerMessage::kRankStarted:
-        return loop_->Post(RankStarted{number_, std::move(*incoming_.mutable_rank_started())});
+        return loop_->Post(RankStarted{number(), std::move(*message.mutable_rank_started())});
       case WorkerMessage::kRankReport:
-        return loop_->Post(RankReported{number_, std::move(*incoming_.mutable_rank_report())});
+        return loop_->Post(RankReported{number(), std::move(*message.mutable_rank_report())});
       case WorkerMessage::kRankExited:
-        return loop_->Post(RankExited{number_, std::move(*incoming_.mutable_rank_exited())});
-      case WorkerMessage::kSampleUpdate:
-        return loop_->Post(SampleUpdated{std::move(*incoming_.mutable_sample_update())});
+        return loop_->Post(RankExited{number(), std::move(*message.mutable_rank_exited())});
       case WorkerMessage::kHello:
         return absl::InvalidArgumentError("Hello comes once, first");
       case WorkerMessage::MESSAGE_NOT_SET:
@@ -144,81 +85,30 @@ class WorkerSession final : public grpc::ServerBidiReactor<WorkerMessage, Coordi
     return absl::OkStatus();
   }
 
-  // Tells the loop, once, that nothing comes any more.
-  void Leave() {
-    if (!posted_.exchange(false)) return;
-    const absl::Status status = loop_->Post(SessionClosed{number_});
+  void Left() override {
     // The heartbeats stop anyway, so the loop finds out by itself.
+    const absl::Status status = loop_->Post(SessionClosed{number()});
     if (!status.ok()) LogWarning("workers", "the end of a session could not be queued");
   }
 
-  void Cancel() {
-    absl::MutexLock lock(&mutex_);
-    if (context_ != nullptr) context_->TryCancel();
-  }
-
-  void Do(OutboxAction action) {
-    if (action == OutboxAction::kWrite) StartWrite(&outbox_.in_flight());
-    if (action == OutboxAction::kWriteAndFinish) {
-      StartWriteAndFinish(&outbox_.in_flight(), {}, outbox_.end_status());
-    }
-    if (action == OutboxAction::kFinish) Finish(outbox_.end_status());
-  }
-
-  WorkerPlaneService* service_;
-  Loop* loop_;
-  absl::Mutex mutex_;
-  grpc::CallbackServerContext* context_ ABSL_GUARDED_BY(mutex_);  // null when the stream is over
-  const uint64_t number_;
-  StreamOutbox<CoordinatorMessage> outbox_;
-  WorkerMessage incoming_;
-  bool introduced_ = false;
-  std::atomic<bool> posted_{false};
-  std::shared_ptr<WorkerSession> self_;  // until OnDone
+  Loop* const loop_;
 };
+
+}  // namespace
 
 grpc::ServerBidiReactor<WorkerMessage, CoordinatorMessage>* WorkerPlaneService::Session(
     grpc::CallbackServerContext* context) {
   const uint64_t number = calls_->NewNumber();
-  auto session = std::make_shared<WorkerSession>(this, loop_, context, number);
-  absl::Status closed;
-  {
-    absl::MutexLock lock(&mutex_);
-    sessions_[number] = session;
-    closed = closed_;
-  }
-  session->Begin();
-  if (!closed.ok()) session->Close(closed);
-  return session.get();
-}
-
-std::shared_ptr<WorkerSession> WorkerPlaneService::Find(uint64_t session) {
-  absl::MutexLock lock(&mutex_);
-  const auto it = sessions_.find(session);
-  return it == sessions_.end() ? nullptr : it->second;
-}
-
-void WorkerPlaneService::Ended(uint64_t session) {
-  absl::MutexLock lock(&mutex_);
-  sessions_.erase(session);
+  return sessions_.Open(number,
+                        std::make_shared<WorkerSession>(&sessions_, loop_, context, number));
 }
 
 void WorkerPlaneService::Send(uint64_t session, CoordinatorMessage message) {
-  if (const auto found = Find(session)) found->Send(std::move(message));
+  if (const auto found = sessions_.Find(session)) found->Send(std::move(message));
 }
 
 void WorkerPlaneService::Close(uint64_t session, const absl::Status& status) {
-  if (const auto found = Find(session)) found->Close(status);
-}
-
-void WorkerPlaneService::CloseAll(const absl::Status& status) {
-  std::vector<std::shared_ptr<WorkerSession>> sessions;
-  {
-    absl::MutexLock lock(&mutex_);
-    closed_ = status;
-    for (auto& [number, session] : sessions_) sessions.push_back(session);
-  }
-  for (const auto& session : sessions) session->Close(status);
+  if (const auto found = sessions_.Find(session)) found->Close(status);
 }
 
 }  // namespace diffmoe::server

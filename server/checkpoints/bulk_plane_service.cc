@@ -16,12 +16,10 @@ using worker::v1::GroupId;
 using worker::v1::KeyValueRequest;
 using worker::v1::KeyValueResponse;
 using worker::v1::Manifest;
-using worker::v1::PushSamplesResponse;
 using worker::v1::PutShardRequest;
 using worker::v1::PutShardResponse;
 using worker::v1::ReadExtentsRequest;
 using worker::v1::ReadExtentsResponse;
-using worker::v1::SampleUpdate;
 
 constexpr int kMaxExtents = 100'000;
 
@@ -72,22 +70,11 @@ BulkPlaneService::~BulkPlaneService() = default;
 void BulkPlaneService::EndGroup(const GroupId& group) {
   assembler_.EndGroup(group);
   rendezvous_.EndGroup(group);
-  absl::MutexLock lock(&mutex_);
-  const auto streams = sampler_streams_.find(group.id());
-  if (streams == sampler_streams_.end()) return;
-  for (const auto& [context, epoch] : streams->second) {
-    if (epoch <= group.epoch()) context->TryCancel();
-  }
 }
 
 void BulkPlaneService::Shutdown() {
   assembler_.Shutdown();
   rendezvous_.Shutdown();
-  absl::MutexLock lock(&mutex_);
-  shut_down_ = true;
-  for (const auto& [id, streams] : sampler_streams_) {
-    for (const auto& [context, epoch] : streams) context->TryCancel();
-  }
 }
 
 grpc::Status BulkPlaneService::PutShard(grpc::ServerContext* context, PutShardStream* stream) {
@@ -130,35 +117,6 @@ grpc::Status BulkPlaneService::KeyValue(grpc::ServerContext* context,
       rendezvous_.Execute(*request, [&] { return context->IsCancelled(); });
   if (result.ok()) *response = *std::move(result);
   return ToGrpc(result.status());
-}
-
-grpc::Status BulkPlaneService::PushSamples(grpc::ServerContext* context,
-                                           grpc::ServerReader<SampleUpdate>* reader,
-                                           PushSamplesResponse*) {
-  SampleUpdate update;
-  if (!reader->Read(&update)) return grpc::Status::OK;
-  const GroupId group = update.group();
-  {
-    absl::MutexLock lock(&mutex_);
-    if (shut_down_) return ToGrpc(absl::UnavailableError("the coordinator is shutting down"));
-    sampler_streams_[group.id()][context] = group.epoch();
-  }
-  // Registered first, so that an EndGroup between the check and the registration can't be missed.
-  absl::Status status = host_->CheckEpoch(group);
-  while (status.ok()) {
-    status = host_->OnSampleUpdate(update);
-    if (!status.ok() || !reader->Read(&update)) break;
-    if (update.group().id() != group.id() || update.group().epoch() != group.epoch()) {
-      status = absl::InvalidArgumentError(absl::StrCat("a stream of sampler ", group.id(),
-                                                       " epoch ", group.epoch(),
-                                                       " carries an update of another group"));
-    }
-  }
-  absl::MutexLock lock(&mutex_);
-  auto& streams = sampler_streams_[group.id()];
-  streams.erase(context);
-  if (streams.empty()) sampler_streams_.erase(group.id());
-  return ToGrpc(status);
 }
 
 grpc::Status BulkPlaneService::PushLogs(grpc::ServerContext* context,

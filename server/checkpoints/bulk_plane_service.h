@@ -1,16 +1,11 @@
-// The coordinator's BulkPlane: checkpoint shards in, extents out, rendezvous, results of samplers,
-// lines of logs.
+// The coordinator's BulkPlane: checkpoint shards in, extents out, rendezvous, lines of logs.
 // Synchronous gRPC, a thread per call. Thread-safe. Order: construct, register with the server,
 // Shut down the server, destroy.
 #pragma once
 
-#include <map>
-#include <set>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "core/base/clock.h"
 #include "core/metrics/metrics.h"
 #include "diffmoe/worker/v1/bulk_plane.grpc.pb.h"
@@ -34,9 +29,7 @@ class BulkPlaneService final : public worker::v1::BulkPlane::Service {
   void SetLogSink(LogSink* logs) { logs_ = logs; }
 
   // The group, up to and including this epoch, has ended or was replaced: its rendezvous keys go,
-  // its pending checkpoints are discarded, its waiting calls end with ABORTED, its sampler streams
-  // are cancelled.
-  // Doesn't block.
+  // its pending checkpoints are discarded, its waiting calls end with ABORTED. Doesn't block.
   void EndGroup(const worker::v1::GroupId& group);
   // Ends every waiting call with UNAVAILABLE, so that the server can be shut down.
   void Shutdown();
@@ -52,9 +45,6 @@ class BulkPlaneService final : public worker::v1::BulkPlane::Service {
                            grpc::ServerWriter<worker::v1::ReadExtentsResponse>* writer) override;
   grpc::Status KeyValue(grpc::ServerContext* context, const worker::v1::KeyValueRequest* request,
                         worker::v1::KeyValueResponse* response) override;
-  grpc::Status PushSamples(grpc::ServerContext* context,
-                           grpc::ServerReader<worker::v1::SampleUpdate>* reader,
-                           worker::v1::PushSamplesResponse* response) override;
   grpc::Status PushLogs(grpc::ServerContext* context,
                         grpc::ServerReader<worker::v1::LogLines>* reader,
                         worker::v1::PushLogsResponse* response) override;
@@ -66,11 +56,6 @@ class BulkPlaneService final : public worker::v1::BulkPlane::Service {
   CheckpointAssembler assembler_;
   RendezvousStore rendezvous_;
   LogSink* logs_ = nullptr;
-  absl::Mutex mutex_;
-  bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
-  // Open sampler streams by group id and epoch, to end them.
-  std::map<std::string, std::map<grpc::ServerContext*, int64_t>> sampler_streams_
-      ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace diffmoe::server

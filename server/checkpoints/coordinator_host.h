@@ -36,9 +36,6 @@ class CoordinatorHost {
   // caller.
   virtual void OnDamagedCheckpoint(const std::string& job_id, int64_t step,
                                    const std::string& reason) = 0;
-
-  // Results of a sampler, in the order sent. An error ends the sampler's stream with it.
-  virtual absl::Status OnSampleUpdate(const worker::v1::SampleUpdate& update) = 0;
 };
 
 }  // namespace diffmoe::server

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "diffmoe/v1/sampling.pb.h"
-#include "diffmoe/worker/v1/worker_plane.pb.h"
+#include "diffmoe/worker/v1/sampler_plane.pb.h"
 
 namespace diffmoe::server {
 

@@ -151,10 +151,7 @@ void OnRankStarted(Transition& t, const RankStarted& event) {
   WorkerEntry* worker = Heard(t, event.session);
   if (worker == nullptr) return;
   const worker::v1::GroupId& group = event.message.group();
-  if (SamplerEntry* sampler = CurrentSampler(t, group)) {
-    SamplerStarted(t, *sampler);
-    return;
-  }
+  if (CurrentSampler(t, group) != nullptr) return;  // it is ready when it has its session
   if (JobEntry* job = CurrentJob(t, group, event.message.rank())) {
     RankEntry& rank = job->attempt.ranks[static_cast<size_t>(event.message.rank())];
     if (rank.phase == RankPhase::kExpected) rank.phase = RankPhase::kRunning;

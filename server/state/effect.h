@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "diffmoe/v1/sampling.pb.h"
 #include "diffmoe/v1/training_job.pb.h"
+#include "diffmoe/worker/v1/sampler_plane.pb.h"
 #include "diffmoe/worker/v1/worker_plane.pb.h"
 #include "server/state/state.h"
 
@@ -38,6 +39,19 @@ struct SendToWorker {
   worker::v1::CoordinatorMessage message;
 };
 struct CloseSession {
+  uint64_t session = 0;
+  absl::Status status;
+};
+
+struct SendToSampler {
+  uint64_t session = 0;
+  worker::v1::SamplerCommand command;
+};
+// What came last has been taken in, so its session is read on.
+struct ReadSampler {
+  uint64_t session = 0;
+};
+struct CloseSampler {
   uint64_t session = 0;
   absl::Status status;
 };
@@ -97,16 +111,19 @@ struct RestartCounted {
 struct SampleWaitMeasured {
   int64_t wait_ms = 0;
 };
+// A request or a calibration has come. For each there is one SampleCounted, when it has ended.
+struct SampleSubmitted {};
 enum class SampleOutcome { kOk, kRefused, kFailed, kCancelled, kDeadline };
 struct SampleCounted {
   SampleOutcome outcome = SampleOutcome::kOk;
   int64_t latency_ms = 0;
 };
 
-using Effect = std::variant<WriteRecord, DeleteRecord, Reply, SendToWorker, CloseSession,
-                            PublishJob, GroupStarted, GroupEnded, DeleteCheckpoint, SampleEvent,
-                            CalibrationEvent, SampleEnd, JobLogged, WorkerLogged, RestartCounted,
-                            SampleWaitMeasured, SampleCounted>;
+using Effect =
+    std::variant<WriteRecord, DeleteRecord, Reply, SendToWorker, CloseSession, SendToSampler,
+                 ReadSampler, CloseSampler, PublishJob, GroupStarted, GroupEnded, DeleteCheckpoint,
+                 SampleEvent, CalibrationEvent, SampleEnd, JobLogged, WorkerLogged, RestartCounted,
+                 SampleWaitMeasured, SampleSubmitted, SampleCounted>;
 using Effects = std::vector<Effect>;
 
 }  // namespace diffmoe::server

@@ -13,6 +13,7 @@
 #include "diffmoe/v1/sampling.pb.h"
 #include "diffmoe/v1/training_spec.pb.h"
 #include "diffmoe/worker/v1/bulk_plane.pb.h"
+#include "diffmoe/worker/v1/sampler_plane.pb.h"
 #include "diffmoe/worker/v1/worker_plane.pb.h"
 
 namespace diffmoe::server {
@@ -178,8 +179,17 @@ struct CancelSampleById {
   std::string request_id;
 };
 
-struct SampleUpdated {
-  worker::v1::SampleUpdate update;
+// A sampler's own session.
+struct SamplerConnected {
+  uint64_t session = 0;
+  worker::v1::GroupId group;
+};
+struct SamplerUpdated {
+  uint64_t session = 0;
+  worker::v1::SampleUpdates updates;
+};
+struct SamplerDisconnected {
+  uint64_t session = 0;
 };
 
 using Event =
@@ -187,7 +197,7 @@ using Event =
                  PauseJob, ResumeJob, UpdateJob, PinCheckpoint, DeleteJobCheckpoint, WorkerHello,
                  WorkerHeartbeat, RankStarted, RankReported, RankExited, SessionClosed,
                  CommitManifest, CheckpointDamaged, SubmitSample, SubmitCalibration, CancelSample,
-                 CancelSampleById, SampleUpdated>;
+                 CancelSampleById, SamplerConnected, SamplerUpdated, SamplerDisconnected>;
 
 // Events that a person waits for: refused when the coordinator can't take more or its store can't
 // be written.

@@ -243,6 +243,7 @@ absl::Status SubmitTo(Transition& t, const SubmitCalibration& event, JobEntry& j
 
 template <typename Event>
 void Submit(Transition& t, const Event& event) {
+  t.Emit(SampleSubmitted{});
   if (event.deadline_in_ms < 0) {
     Refuse(t, event.call,
            absl::DeadlineExceededError("the deadline had passed when the request came; 0 steps"));

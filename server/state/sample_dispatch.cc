@@ -63,8 +63,12 @@ SamplerEntry* ChooseSampler(Transition& t, const SampleEntry& sample, bool any_b
 }
 
 void GiveTo(Transition& t, SampleEntry& sample, SamplerEntry& sampler) {
+  t.state.samples_by_task.erase(sample.task_id);
+  sample.task_id = absl::StrCat("sample-", t.state.next_sample_number++);
+  t.state.samples_by_task[sample.task_id] = sample.call;
   sample.sampler_id = sampler.id;
   sample.begun = false;
+  sample.told_position = -1;
   sampler.calls.push_back(sample.call);
   sampler.given_rows += sample.cost.rows;
   NoteCheckpoint(sampler, sample);
@@ -139,21 +143,19 @@ void Rebalance(Transition& t) {
 }
 
 void SendTask(Transition& t, const SampleEntry& sample, const SamplerEntry& sampler) {
-  worker::v1::CoordinatorMessage message;
+  worker::v1::SamplerCommand command;
   const auto fill = [&](auto* task) {
     task->set_request_id(sample.task_id);
-    task->mutable_group()->set_id(sampler.id);
-    task->mutable_group()->set_epoch(sampler.epoch);
     task->set_job_id(sample.job_id);
     task->set_step(sample.step);
     *task->mutable_spec() = sample.model->spec;
   };
   if (sample.calibrate) {
-    worker::v1::CalibrateTask* task = message.mutable_calibrate_task();
+    worker::v1::CalibrateTask* task = command.mutable_calibrate_task();
     fill(task);
     *task->mutable_request() = *sample.calibrate;
   } else {
-    worker::v1::SampleTask* task = message.mutable_sample_task();
+    worker::v1::SampleTask* task = command.mutable_sample_task();
     fill(task);
     *task->mutable_request() = sample.request;
     if (sample.deadline_ms) {
@@ -161,7 +163,7 @@ void SendTask(Transition& t, const SampleEntry& sample, const SamplerEntry& samp
     }
     for (const v1::CalibratedLayer& layer : sample.thresholds) *task->add_thresholds() = layer;
   }
-  Send(t, sampler.worker_id, std::move(message));
+  SendToSamplerOf(t, sampler, std::move(command));
 }
 
 void TakeFromSampler(Transition& t, SamplerEntry& sampler, const SampleEntry& sample) {

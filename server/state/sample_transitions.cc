@@ -13,12 +13,9 @@ using worker::v1::SampleUpdate;
 
 void SendCancel(Transition& t, const SamplerEntry& sampler, const std::string& task_id) {
   if (Planted(Fault::kSampleCancelForgotten)) return;
-  worker::v1::CoordinatorMessage message;
-  worker::v1::CancelSample* cancel = message.mutable_cancel_sample();
-  cancel->set_request_id(task_id);
-  cancel->mutable_group()->set_id(sampler.id);
-  cancel->mutable_group()->set_epoch(sampler.epoch);
-  Send(t, sampler.worker_id, std::move(message));
+  worker::v1::SamplerCommand command;
+  command.mutable_cancel_sample()->set_request_id(task_id);
+  SendToSamplerOf(t, sampler, std::move(command));
 }
 
 void CompleteReceipt(const SampleEntry& sample, v1::Receipt* receipt) {
@@ -65,8 +62,8 @@ absl::Status SamplerError(const SampleEntry& sample, const worker::v1::SampleErr
 }
 
 // It gave the request back. One that had begun is run again elsewhere; one that had not was refused
-// because the sampler isn't connected to its worker yet, or full, and is offered again. False: the
-// error is the request's end.
+// because the sampler stops or is full, and is offered again. False: the error is the request's
+// end.
 bool TakeBack(Transition& t, SampleEntry& sample, SamplerEntry& sampler,
               const worker::v1::SampleError& error) {
   const auto code = static_cast<absl::StatusCode>(error.status_code());
@@ -171,6 +168,30 @@ void Expire(Transition& t, SampleEntry& sample) {
   EndSample(t, sample.call, status, SampleOutcome::kDeadline);
 }
 
+void OnSampleUpdate(Transition& t, SamplerEntry& sampler, const SampleUpdate& update) {
+  if (update.has_load()) return OnSamplerLoad(t, sampler, update.load());
+  const auto call = t.state.samples_by_task.find(update.request_id());
+  if (call == t.state.samples_by_task.end() ||
+      t.state.samples.at(call->second).sampler_id != sampler.id) {
+    return DropUnwanted(t, sampler, update);
+  }
+  SampleEntry& sample = t.state.samples.at(call->second);
+  if (sample.deadline_ms && *sample.deadline_ms <= t.now.monotonic_ms) return Expire(t, sample);
+  if (update.has_error()) return OnError(t, sample, sampler, update.error());
+  sample.begun = true;
+  if (!sample.waited) {
+    sample.waited = true;
+    t.Emit(SampleWaitMeasured{t.now.monotonic_ms - sample.submitted_ms});
+  }
+  if (update.calibration().has_finished()) {
+    FinishCalibration(t, sample.call, update.calibration().finished());
+  } else if (update.has_calibration()) {
+    t.Emit(CalibrationEvent{sample.call, update.calibration()});
+  } else {
+    OnResponse(t, sample, update.response());
+  }
+}
+
 }  // namespace
 
 void CancelOnSampler(Transition& t, SampleEntry& sample) {
@@ -208,32 +229,14 @@ void OnCancelSampleById(Transition& t, const CancelSampleById& event) {
   t.Emit(Reply{event.call, absl::OkStatus(), {}, false});
 }
 
-void OnSampleUpdated(Transition& t, const SampleUpdated& event) {
-  const SampleUpdate& update = event.update;
-  const auto found = t.state.samplers.find(update.group().id());
-  if (found == t.state.samplers.end() || found->second.epoch != update.group().epoch()) return;
-  SamplerEntry& sampler = found->second;
-  if (update.has_load()) return OnSamplerLoad(t, sampler, update.load());
-  const auto call = t.state.samples_by_task.find(update.request_id());
-  if (call == t.state.samples_by_task.end() ||
-      t.state.samples.at(call->second).sampler_id != sampler.id) {
-    return DropUnwanted(t, sampler, update);
+void OnSamplerUpdated(Transition& t, const SamplerUpdated& event) {
+  for (const SampleUpdate& update : event.updates.updates()) {
+    // What an update changes may end the session.
+    const auto session = t.state.sampler_sessions.find(event.session);
+    if (session == t.state.sampler_sessions.end()) return;
+    OnSampleUpdate(t, t.state.samplers.at(session->second), update);
   }
-  SampleEntry& sample = t.state.samples.at(call->second);
-  if (sample.deadline_ms && *sample.deadline_ms <= t.now.monotonic_ms) return Expire(t, sample);
-  if (update.has_error()) return OnError(t, sample, sampler, update.error());
-  sample.begun = true;
-  if (!sample.waited) {
-    sample.waited = true;
-    t.Emit(SampleWaitMeasured{t.now.monotonic_ms - sample.submitted_ms});
-  }
-  if (update.calibration().has_finished()) {
-    FinishCalibration(t, sample.call, update.calibration().finished());
-  } else if (update.has_calibration()) {
-    t.Emit(CalibrationEvent{sample.call, update.calibration()});
-  } else {
-    OnResponse(t, sample, update.response());
-  }
+  t.Emit(ReadSampler{event.session});
 }
 
 void EndSample(Transition& t, uint64_t call, absl::Status status, SampleOutcome outcome) {
@@ -241,7 +244,9 @@ void EndSample(Transition& t, uint64_t call, absl::Status status, SampleOutcome 
   const SampleEntry sample = std::move(found->second);
   t.state.samples.erase(found);
   t.Emit(SampleEnd{call, std::move(status)});
-  t.Emit(SampleCounted{outcome, t.now.monotonic_ms - sample.submitted_ms});
+  if (outcome != SampleOutcome::kCancelled || !Planted(Fault::kSampleCountLost)) {
+    t.Emit(SampleCounted{outcome, t.now.monotonic_ms - sample.submitted_ms});
+  }
   t.state.samples_by_task.erase(sample.task_id);
   if (sample.deadline_ms) t.state.sample_deadlines.erase({*sample.deadline_ms, call});
   ForgetCall(t.state, sample);

@@ -43,6 +43,7 @@ void StartSampler(Transition& t, const FreeSlotPlace& place) {
   sampler.worker_id = place.worker_id;
   sampler.slot = place.slot;
   sampler.device = place.device;
+  sampler.start_since_ms = t.now.monotonic_ms;
   t.state.workers.at(place.worker_id).slots.at(static_cast<size_t>(place.slot)).user =
       SlotUser{sampler.id, epoch, 0};
   worker::v1::CoordinatorMessage message;
@@ -96,6 +97,36 @@ bool IsStarting(const Transition& t) {
     }
   }
   return false;
+}
+
+absl::Status NotWanted(const std::string& id, int64_t epoch) {
+  return absl::AbortedError(absl::StrCat("epoch ", epoch, " of ", id, " is not wanted"));
+}
+
+// What it was given is lost with its session.
+void LoseSession(Transition& t, SamplerEntry& sampler, const std::string& why) {
+  t.state.sampler_sessions.erase(sampler.session);
+  sampler.session = 0;
+  sampler.taken = 0;
+  sampler.taken_rows = 0;
+  sampler.given_rows = 0;
+  const std::vector<uint64_t> calls = std::exchange(sampler.calls, {});
+  t.state.schedule_due = true;
+  if (sampler.phase != SamplerPhase::kStopping) {
+    sampler.phase = SamplerPhase::kStarting;
+    sampler.start_since_ms = t.now.monotonic_ms;
+    t.Emit(WorkerLogged{sampler.worker_id, absl::StrCat(sampler.id, ": ", why), true});
+  }
+  for (const uint64_t call : calls) RequeueSample(t, call, why);
+}
+
+// The request for which samplers are started pays for one that doesn't come to be, so that none
+// waits for ever.
+void LoseFirstWaiting(Transition& t, const std::string& why) {
+  const std::optional<uint64_t> first = t.state.sample_queue.Front();
+  if (!first) return;
+  RemoveFromQueue(t.state, t.state.samples.at(*first));
+  RequeueSample(t, *first, why);
 }
 
 }  // namespace
@@ -184,25 +215,52 @@ void StopSampler(Transition& t, SamplerEntry& sampler, const std::string& reason
 void SamplerGone(Transition& t, const std::string& sampler_id, const std::string& why) {
   const SamplerEntry sampler = t.state.samplers.at(sampler_id);
   t.state.samplers.erase(sampler_id);
+  if (sampler.session != 0) {
+    t.state.sampler_sessions.erase(sampler.session);
+    t.Emit(CloseSampler{sampler.session, NotWanted(sampler.id, sampler.epoch)});
+  }
   t.Emit(GroupEnded{sampler.id, sampler.epoch});
   FreeSlot(t, sampler.worker_id, {sampler.id, sampler.epoch, 0});
   t.state.schedule_due = true;
   if (sampler.phase == SamplerPhase::kStopping) return;
   t.Emit(WorkerLogged{sampler.worker_id, absl::StrCat(sampler.id, " ended: ", why), true});
   for (const uint64_t call : sampler.calls) RequeueSample(t, call, why);
-  if (sampler.phase != SamplerPhase::kStarting) return;
-  const std::optional<uint64_t> first = t.state.sample_queue.Front();
-  if (!first) return;
-  RemoveFromQueue(t.state, t.state.samples.at(*first));
-  RequeueSample(t, *first, why);
+  if (sampler.phase == SamplerPhase::kStarting) LoseFirstWaiting(t, why);
 }
 
-void SamplerStarted(Transition& t, SamplerEntry& sampler) {
-  if (sampler.phase != SamplerPhase::kStarting) return;
+void OnSamplerConnected(Transition& t, const SamplerConnected& event) {
+  const std::string& id = event.group.id();
+  const auto found = t.state.samplers.find(id);
+  if (found == t.state.samplers.end() || found->second.epoch != event.group.epoch()) {
+    t.Emit(CloseSampler{event.session, NotWanted(id, event.group.epoch())});
+    return;
+  }
+  SamplerEntry& sampler = found->second;
+  if (sampler.session != 0) {
+    t.Emit(CloseSampler{
+        sampler.session,
+        absl::AbortedError(absl::StrCat("another session of ", id, " has replaced this one"))});
+    LoseSession(t, sampler, "its session was replaced");
+  }
+  sampler.session = event.session;
+  t.state.sampler_sessions[event.session] = id;
+  if (sampler.phase == SamplerPhase::kStopping) return;
   sampler.phase = SamplerPhase::kReady;
   sampler.idle_since_ms = t.now.monotonic_ms;
   Rebalance(t);
   t.state.schedule_due = true;
+}
+
+void OnSamplerDisconnected(Transition& t, const SamplerDisconnected& event) {
+  const auto session = t.state.sampler_sessions.find(event.session);
+  if (session == t.state.sampler_sessions.end()) return;
+  LoseSession(t, t.state.samplers.at(session->second),
+              "the way between the sampler and the coordinator broke");
+}
+
+void SendToSamplerOf(Transition& t, const SamplerEntry& sampler,
+                     worker::v1::SamplerCommand command) {
+  if (sampler.session != 0) t.Emit(SendToSampler{sampler.session, std::move(command)});
 }
 
 void TickSamplers(Transition& t) {
@@ -217,6 +275,10 @@ void TickSamplers(Transition& t) {
     passed(sampler.avoid_until_ms);
     if (sampler.phase == SamplerPhase::kStopping) {
       if (now_ms >= sampler.stop_since_ms + t.options().stop_limit_ms) stuck.push_back(id);
+    } else if (sampler.phase == SamplerPhase::kStarting) {
+      if (now_ms < sampler.start_since_ms + t.options().sampler_start_ms) continue;
+      StopSampler(t, sampler, "it has had no session for too long");
+      LoseFirstWaiting(t, "no sampler came to be ready");
     } else if (sampler.phase == SamplerPhase::kReady && sampler.calls.empty() &&
                now_ms >= sampler.idle_since_ms + t.options().sampler_idle_ms) {
       StopSampler(t, sampler, "idle");

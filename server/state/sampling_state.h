@@ -23,6 +23,7 @@ struct SampledModel {
   TrainingConfig config;
 };
 
+// kStarting: without a session.
 enum class SamplerPhase { kStarting, kReady, kStopping };
 
 struct SamplerEntry {
@@ -32,6 +33,7 @@ struct SamplerEntry {
   int slot = 0;
   std::string device;
   SamplerPhase phase = SamplerPhase::kStarting;
+  uint64_t session = 0;         // 0: none
   std::vector<uint64_t> calls;  // requests that it was given, oldest first
   // Checkpoints (job, step) that it was asked for last, newest first.
   std::vector<std::pair<std::string, int64_t>> checkpoints;
@@ -45,13 +47,14 @@ struct SamplerEntry {
   bool yielding = false;  // gives its slot to a job when its requests have ended
   int64_t idle_since_ms = 0;
   int64_t stop_since_ms = 0;
-  int64_t not_before_ms = 0;   // isn't connected to its worker yet; not asked before this
+  int64_t start_since_ms = 0;  // without a session since then
+  int64_t not_before_ms = 0;   // was full; not asked before this
   int64_t avoid_until_ms = 0;  // gave requests back
 };
 
 struct SampleEntry {
   uint64_t call = 0;
-  std::string task_id;     // in messages to samplers; unique in the coordinator's life
+  std::string task_id;     // in messages to its sampler; another one each time it is given away
   std::string request_id;  // the caller's; may be empty
   std::string user;        // key of its line in the queue
   std::string job_id;

@@ -76,7 +76,9 @@ struct StateOptions {
   int max_sampler_losses = 2;  // a request that loses more samplers fails
   int64_t sampler_idle_ms = 60'000;
   int64_t sampler_stop_grace_ms = 3000;
-  // A sampler whose process runs but isn't connected to its worker yet refuses tasks; they are
+  // A sampler that has no session for so long is stopped.
+  int64_t sampler_start_ms = 120'000;
+  // A sampler that is full refuses tasks; they are
   // offered again so often, and so many times.
   int64_t sampler_retry_ms = 250;
   int max_sampler_refusals = 480;
@@ -194,6 +196,7 @@ struct State {
   std::map<std::string, QueueKey> blocked;
   std::map<std::string, WorkerEntry> workers;
   std::map<uint64_t, std::string> sessions;  // session -> worker id
+  std::map<uint64_t, std::string> sampler_sessions;
   std::map<std::string, SamplerEntry> samplers;
   bool samplers_yield = false;              // they give up slots for a job; none may be started
   bool more_samplers_wanted = false;        // a request was refused for the others' backlog

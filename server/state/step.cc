@@ -49,7 +49,9 @@ struct Dispatch {
   void operator()(const SubmitCalibration& event) { OnSubmitCalibration(t, event); }
   void operator()(const CancelSample& event) { OnCancelSample(t, event); }
   void operator()(const CancelSampleById& event) { OnCancelSampleById(t, event); }
-  void operator()(const SampleUpdated& event) { OnSampleUpdated(t, event); }
+  void operator()(const SamplerConnected& event) { OnSamplerConnected(t, event); }
+  void operator()(const SamplerUpdated& event) { OnSamplerUpdated(t, event); }
+  void operator()(const SamplerDisconnected& event) { OnSamplerDisconnected(t, event); }
 };
 
 void WriteChangedJobs(Transition& t) {
@@ -113,6 +115,8 @@ int64_t NextWakeupMs(const State& state) {
   for (const auto& [id, sampler] : state.samplers) {
     if (sampler.phase == SamplerPhase::kStopping) {
       at(sampler.stop_since_ms + options.stop_limit_ms);
+    } else if (sampler.phase == SamplerPhase::kStarting) {
+      at(sampler.start_since_ms + options.sampler_start_ms);
     } else if (sampler.phase == SamplerPhase::kReady) {
       if (sampler.calls.empty()) at(sampler.idle_since_ms + options.sampler_idle_ms);
       if (!state.sample_queue.empty()) {

@@ -154,7 +154,7 @@ void DropCalibration(Transition& t, JobEntry& job, int64_t step);
 // --- sample_transitions.cc
 void OnCancelSample(Transition& t, const CancelSample& event);
 void OnCancelSampleById(Transition& t, const CancelSampleById& event);
-void OnSampleUpdated(Transition& t, const SampleUpdated& event);
+void OnSamplerUpdated(Transition& t, const SamplerUpdated& event);
 void EndSample(Transition& t, uint64_t call, absl::Status status, SampleOutcome outcome);
 // Tells the sampler of the request, when it has one, to drop it, and takes it from it.
 void CancelOnSampler(Transition& t, SampleEntry& sample);
@@ -193,8 +193,12 @@ std::set<std::pair<std::string, int>> SamplingSlots(const State& state);
 bool YieldSamplers(Transition& t, const std::string& device, int slots_missing);
 void StopSampler(Transition& t, SamplerEntry& sampler, const std::string& reason);
 void SamplerGone(Transition& t, const std::string& sampler_id, const std::string& why);
-// Its process runs: ready, when it was starting.
-void SamplerStarted(Transition& t, SamplerEntry& sampler);
+// Its session: with it a sampler is ready, without it has lost what it was given.
+void OnSamplerConnected(Transition& t, const SamplerConnected& event);
+void OnSamplerDisconnected(Transition& t, const SamplerDisconnected& event);
+// Nothing without a session: what it had is given away again.
+void SendToSamplerOf(Transition& t, const SamplerEntry& sampler,
+                     worker::v1::SamplerCommand command);
 void TickSamplers(Transition& t);
 
 // --- restart_transitions.cc

@@ -24,13 +24,6 @@ void AdoptRank(Transition& t, WorkerEntry& worker, const worker::v1::RunningRank
   if (const auto it = t.state.samplers.find(group_id);
       it != t.state.samplers.end() && it->second.epoch == epoch &&
       it->second.worker_id == worker.id && it->second.phase != SamplerPhase::kStopping) {
-    SamplerEntry& sampler = it->second;
-    SamplerStarted(t, sampler);  // the message that said so may be lost with the stream
-    // So may tasks; the rank drops one that it has.
-    for (const uint64_t call : sampler.calls) {
-      const SampleEntry& sample = t.state.samples.at(call);
-      if (!sample.begun) SendTask(t, sample, sampler);
-    }
     return;
   }
   JobEntry* job = FindJob(t, group_id);

@@ -7,6 +7,7 @@
 #include "CLI/CLI.hpp"
 #include "core/base/exit_code.h"
 #include "core/base/log.h"
+#include "core/base/mutex_checks.h"
 #include "tests/unit/worker/rank/fake_executor.h"
 #include "worker/rank/rank_link.h"
 #include "worker/rank/sample_role.h"
@@ -42,6 +43,7 @@ int Main(int argc, char** argv) {
 }  // namespace diffmoe
 
 int main(int argc, char** argv) {
+  diffmoe::TurnOffMutexChecks();
   const int code = diffmoe::Main(argc, argv);
   std::fflush(nullptr);
   std::_Exit(code);

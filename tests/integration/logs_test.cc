@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -159,29 +160,46 @@ std::multimap<std::string, nlohmann::json> SpansOf(const std::string& path) {
   return spans;
 }
 
+class TracesTest : public testing::Test {
+ protected:
+  TracesTest() {
+    ClusterOptions options;
+    options.coordinator_flags = {"--trace-file", of_coordinator_};
+    options.worker_flags = {"--trace-file", of_ranks_};
+    cluster_ = std::make_unique<Cluster>(options);
+  }
+  static std::string Header(const std::string& trace) {
+    return "00-" + trace + "-" + kSpan + "-01";
+  }
+  // A job that has succeeded; its submission belonged to `trace`.
+  void RunJob(const std::string& trace) {
+    ASSERT_TRUE(cluster_->Start().ok());
+    const auto submitted = cluster_->Cli({"--traceparent", Header(trace), "submit", SmokeJob(),
+                                          "--set", "checkpoint.every_steps=20"});
+    ASSERT_TRUE(submitted.ok()) << submitted.status();
+    ASSERT_EQ(submitted->exit.exit_code, 0) << submitted->err;
+    id_ = std::string(absl::StripAsciiWhitespace(submitted->out));
+    ASSERT_TRUE(AwaitState(*cluster_, id_, "SUCCEEDED", kJobLimit).ok());
+  }
+
+  inline static const std::string kSpan = "00f067aa0ba902b7";
+  TempDir dir_;
+  const std::string of_coordinator_ = dir_.Sub("coordinator.jsonl");
+  const std::string of_ranks_ = dir_.Sub("ranks.jsonl");
+  std::unique_ptr<Cluster> cluster_;
+  std::string id_;
+};
+
 // One trace from the client's span over the coordinator's to those of the ranks.
-TEST(TracesTest, AJobIsOneTraceAcrossTheProcesses) {
-  TempDir dir;
-  const std::string of_coordinator = dir.Sub("coordinator.jsonl"),
-                    of_ranks = dir.Sub("ranks.jsonl");
-  ClusterOptions options;
-  options.coordinator_flags = {"--trace-file", of_coordinator};
-  options.worker_flags = {"--trace-file", of_ranks};
-  Cluster cluster(options);
-  ASSERT_TRUE(cluster.Start().ok());
-  const std::string trace = "4bf92f3577b34da6a3ce929d0e0e4736", span = "00f067aa0ba902b7";
-  const auto submitted = cluster.Cli({"--traceparent", "00-" + trace + "-" + span + "-01", "submit",
-                                      SmokeJob(), "--set", "checkpoint.every_steps=20"});
-  ASSERT_TRUE(submitted.ok()) << submitted.status();
-  ASSERT_EQ(submitted->exit.exit_code, 0) << submitted->err;
-  const std::string id(absl::StripAsciiWhitespace(submitted->out));
-  ASSERT_TRUE(AwaitState(cluster, id, "SUCCEEDED", kJobLimit).ok());
+TEST_F(TracesTest, AJobIsOneTraceAcrossTheProcesses) {
+  const std::string trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+  ASSERT_NO_FATAL_FAILURE(RunJob(trace));
   ASSERT_TRUE(WaitUntil(absl::Seconds(20), [&] {
-    return SpansOf(of_coordinator).contains("attempt") && SpansOf(of_ranks).count("train") == 2;
+    return SpansOf(of_coordinator_).contains("attempt") && SpansOf(of_ranks_).count("train") == 2;
   }));
-  const auto above = SpansOf(of_coordinator), below = SpansOf(of_ranks);
+  const auto above = SpansOf(of_coordinator_), below = SpansOf(of_ranks_);
   const nlohmann::json submit = above.find("TrainingJobService/SubmitJob")->second;
-  EXPECT_EQ(submit["parentSpanId"], span);
+  EXPECT_EQ(submit["parentSpanId"], kSpan);
   const nlohmann::json attempt = above.find("attempt")->second;
   EXPECT_EQ(attempt["parentSpanId"], submit["spanId"]);
   std::set<std::string> trains;
@@ -198,6 +216,37 @@ TEST(TracesTest, AJobIsOneTraceAcrossTheProcesses) {
   for (const auto& spans : {above, below}) {
     for (const auto& [name, one] : spans) EXPECT_EQ(one["traceId"], trace) << name;
   }
+}
+
+TEST_F(TracesTest, ASampleIsOneTraceAcrossTheProcesses) {
+  ASSERT_NO_FATAL_FAILURE(RunJob("4bf92f3577b34da6a3ce929d0e0e4736"));
+  const std::string trace = "0af7651916cd43dd8448eb211c80319c";
+  const auto sampled =
+      cluster_->Cli({"--traceparent", Header(trace), "sample", "--job", id_, "--class", "3", "--n",
+                     "2", "--steps", "3", "--seed", "1", "--out", dir_.Sub("grid.png")},
+                    absl::Seconds(60));
+  ASSERT_TRUE(sampled.ok()) << sampled.status();
+  ASSERT_EQ(sampled->exit.exit_code, 0) << sampled->err;
+  std::map<std::string, nlohmann::json> above, below;
+  ASSERT_TRUE(WaitUntil(absl::Seconds(20), [&] {
+    for (const auto& [name, span] : SpansOf(of_coordinator_)) {
+      if (span["traceId"] == trace) above[name] = span;
+    }
+    for (const auto& [name, span] : SpansOf(of_ranks_)) {
+      if (span["traceId"] == trace) below[name] = span;
+    }
+    return above.contains("SamplingService/Sample") && below.contains("sample");
+  }));
+  const std::string call = above["SamplingService/Sample"]["spanId"];
+  EXPECT_EQ(above["SamplingService/Sample"]["parentSpanId"], kSpan);
+  EXPECT_EQ(above["queue"]["parentSpanId"], call);
+  EXPECT_EQ(above["run"]["parentSpanId"], call);
+  EXPECT_EQ(below["sample"]["parentSpanId"], above["run"]["spanId"]);
+  for (const char* name : {"queue", "load model", "run"}) {
+    ASSERT_TRUE(below.contains(name)) << name;
+    EXPECT_EQ(below[name]["parentSpanId"], below["sample"]["spanId"]) << name;
+  }
+  EXPECT_EQ(below["sample"]["status"], nlohmann::json::object());
 }
 
 }  // namespace

@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
@@ -38,23 +40,23 @@ absl::StatusOr<std::string> CheckMetrics(const std::string& promtool, const std:
   return complaint;
 }
 
-absl::StatusOr<std::unique_ptr<Prometheus>> Prometheus::Start(const std::string& program,
-                                                              const std::string& coordinator,
-                                                              const std::string& worker) {
-  std::unique_ptr<Prometheus> server(new Prometheus);
-  const std::string config =
+std::map<std::string, std::string> DeployedConfiguration(const std::string& coordinator) {
+  std::map<std::string, std::string> files;
+  files["prometheus.yml"] =
       absl::StrReplaceAll(ReadFile(DIFFMOE_SOURCE_DIR "/deploy/prometheus/prometheus.yml"),
-                          {{"127.0.0.1:7071", coordinator},
-                           {"127.0.0.1:7072", worker},
-                           {": 5s", ": 1s"},
-                           {": 4s", ": 1s"}});
-  WriteFile(server->dir_.Sub("prometheus.yml"), config);
+                          {{"127.0.0.1:7071", coordinator}, {": 5s", ": 1s"}, {": 4s", ": 1s"}});
   for (const char* rules : {"recording_rules.yml", "alert_rules.yml"}) {
-    WriteFile(
-        server->dir_.Sub(rules),
+    files[rules] =
         absl::StrReplaceAll(ReadFile(absl::StrCat(DIFFMOE_SOURCE_DIR "/deploy/prometheus/", rules)),
-                            {{"interval: 5s", "interval: 1s"}}));
+                            {{"interval: 5s", "interval: 1s"}});
   }
+  return files;
+}
+
+absl::StatusOr<std::unique_ptr<Prometheus>> Prometheus::Start(
+    const std::string& program, const std::map<std::string, std::string>& files) {
+  std::unique_ptr<Prometheus> server(new Prometheus);
+  for (const auto& [name, content] : files) WriteFile(server->dir_.Sub(name), content);
   ASSIGN_OR_RETURN(
       server->process_,
       Process::Start({.argv = {program, "--config.file=" + server->dir_.Sub("prometheus.yml"),
@@ -75,16 +77,43 @@ absl::StatusOr<std::unique_ptr<Prometheus>> Prometheus::Start(const std::string&
   return server;
 }
 
-absl::StatusOr<std::vector<nlohmann::json>> Prometheus::Query(const std::string& expression) {
-  ASSIGN_OR_RETURN(const HttpReply reply,
-                   HttpGet(address_, "/api/v1/query?query=" + UrlEscape(expression)));
+void Prometheus::Rewrite(const std::string& file, const std::string& content) {
+  WriteFile(dir_.Sub(file + ".new"), content);
+  std::filesystem::rename(dir_.Sub(file + ".new"), dir_.Sub(file));
+}
+
+absl::StatusOr<nlohmann::json> Prometheus::Ask(const std::string& path) {
+  ASSIGN_OR_RETURN(const HttpReply reply, HttpGet(address_, path));
   const nlohmann::json answer = nlohmann::json::parse(reply.body, nullptr, false);
   if (!answer.is_object() || answer.value("status", "") != "success") {
-    return absl::InternalError(
-        absl::StrCat("query ", expression, ": ", reply.code, " ", reply.body));
+    return absl::InternalError(absl::StrCat(path, ": ", reply.code, " ", reply.body));
   }
-  const nlohmann::json& result = answer["data"]["result"];
+  return answer["data"]["result"];
+}
+
+absl::StatusOr<std::vector<nlohmann::json>> Prometheus::Query(const std::string& expression) {
+  ASSIGN_OR_RETURN(const nlohmann::json result,
+                   Ask("/api/v1/query?query=" + UrlEscape(expression)));
   return std::vector<nlohmann::json>(result.begin(), result.end());
+}
+
+absl::StatusOr<std::vector<RangeSeries>> Prometheus::QueryRange(const std::string& expression,
+                                                                absl::Time begin, absl::Time end) {
+  ASSIGN_OR_RETURN(const nlohmann::json result,
+                   Ask(absl::StrCat("/api/v1/query_range?query=", UrlEscape(expression),
+                                    "&start=", absl::ToUnixSeconds(begin),
+                                    "&end=", absl::ToUnixSeconds(end), "&step=1")));
+  std::vector<RangeSeries> all;
+  for (const nlohmann::json& series : result) {
+    RangeSeries& added = all.emplace_back();
+    added.labels = series["metric"];
+    for (const nlohmann::json& point : series["values"]) {
+      double value = 0;
+      if (!absl::SimpleAtod(point[1].get<std::string>(), &value)) continue;
+      added.points.emplace_back(absl::UnixEpoch() + absl::Seconds(point[0].get<double>()), value);
+    }
+  }
+  return all;
 }
 
 }  // namespace diffmoe::test

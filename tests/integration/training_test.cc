@@ -242,6 +242,11 @@ TEST_F(FinishedJobTest, ReportWritesPicturesAndNumbers) {
   EXPECT_THAT(result->out, HasSubstr("energy distance"));
   EXPECT_EQ(ReadFile(dir.Sub("samples.png")).substr(0, 4), "\x89PNG");
   EXPECT_EQ(ReadFile(dir.Sub("loss.png")).substr(0, 4), "\x89PNG");
+  const std::string page = ReadFile(dir.Sub("report.html"));
+  for (const char* part : {"<figcaption>Loss</figcaption>", "Capacity of each class against t",
+                           "Thresholds per layer", "Samples at step 40", "checkpoint of step"}) {
+    EXPECT_THAT(page, HasSubstr(part));
+  }
   const auto report = nlohmann::json::parse(ReadFile(dir.Sub("report.json")), nullptr, false);
   ASSERT_FALSE(report.is_discarded());
   EXPECT_EQ(report["steps"], 40);

@@ -49,6 +49,8 @@ constexpr Canary kCanaries[] = {
      "nobody looks whether the deadline of a sample has passed"},
     {"sample-cancel-forgotten", Fault::kSampleCancelForgotten,
      "a sampler isn't told that its request was cancelled"},
+    {"sample-count-lost", Fault::kSampleCountLost,
+     "a cancelled sample isn't counted among those that ended"},
     {"calibration-kept", Fault::kCalibrationKept, "a calibration outlives its checkpoint"},
     {"thresholds-not-recorded", Fault::kThresholdsNotRecorded,
      "a checkpoint's thresholds don't enter the history"},

@@ -5,7 +5,7 @@
 //
 // Sources by subject: record_checks.cc (jobs, events, attempts in the store), promise_checks.cc
 // (answers, messages, truth of workers and ranks), sample_checks.cc (sampling), settle_checks.cc
-// (the end of a run).
+// (the end of a run), conservation_checks.cc (what the counters say).
 #pragma once
 
 #include <algorithm>
@@ -64,6 +64,11 @@ class Checker {
   void OnCoordinatorAway(int64_t ms) { arrival_slack_ms_ = std::max(arrival_slack_ms_, ms); }
   // After every turn of the coordinator.
   void CheckSamples(const server::State& state);
+  // What the coordinator counts of samples and calibrations in its life.
+  void OnSampleSubmitted() { ++sample_counts_.submitted; }
+  void OnSampleCounted(server::SampleOutcome outcome) { ++sample_counts_.ended[outcome]; }
+  // After every turn of the coordinator, when its gauges are set: nothing is lost between counters.
+  void CheckConservation(const server::State& state);
   // The coordinator's process is gone, with everything that it had not stored.
   void OnCrash();
 
@@ -181,6 +186,12 @@ class Checker {
   };
   std::map<uint64_t, SampleView> samples_;  // by call, of what the coordinator works on
   int64_t arrival_slack_ms_ = 0;
+  struct SampleCounts {
+    int64_t submitted = 0;
+    std::map<server::SampleOutcome, int64_t> ended;
+    int64_t streams_ended = 0;
+  };
+  SampleCounts sample_counts_;  // of this life of the coordinator
 };
 
 }  // namespace diffmoe::simulation

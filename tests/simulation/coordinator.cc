@@ -81,6 +81,12 @@ void Coordinator::Crash(const std::string& why) {
     world_->time.At(network_->ArrivalMs(connection->worker_id),
                     [connection] { connection->worker->ConnectionLost(connection); });
   }
+  for (auto& [session, connection] : process->samplers) {
+    if (connection->broken) continue;
+    connection->broken = true;
+    world_->time.At(network_->ArrivalMs(connection->host),
+                    [connection, status] { connection->lost(status); });
+  }
   const auto fail = [status](const Answer& answer) { answer(Reply{0, status, {}, false}); };
   for (auto& [call, answer] : process->calls) fail(answer);
   for (auto& [key, waiting] : process->rendezvous) {
@@ -176,6 +182,7 @@ void Coordinator::AfterTurn(const absl::Status& status) {
     return WakeAt(world_->time.now_ms() + kRetryMs);
   }
   checker_->CheckSamples(process.core.state());
+  checker_->CheckConservation(process.core.state());
   if (world_->random.Chance(0.01)) checker_->OnCommitted(process.core.state(), store_->records());
   for (server::Event& event : std::exchange(process.blocked, {})) PostWhenRoom(std::move(event));
   const int64_t now_ms = world_->time.now_ms();
@@ -225,8 +232,6 @@ void Coordinator::Receive(const ConnectionPtr& connection,
       return Post(server::RankReported{session, message.rank_report()}).IgnoreError();
     case WorkerMessage::kRankExited:
       return Post(server::RankExited{session, message.rank_exited()}).IgnoreError();
-    case WorkerMessage::kSampleUpdate:
-      return Post(server::SampleUpdated{message.sample_update()}).IgnoreError();
     default:
       return world_->Violate("workers speak the protocol", connection->worker_id);
   }

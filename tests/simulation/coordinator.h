@@ -36,6 +36,19 @@ struct Connection {
 };
 using ConnectionPtr = std::shared_ptr<Connection>;
 
+// A sampler's session, likewise.
+struct SamplerConnection {
+  std::string host;
+  uint64_t session = 0;  // 0: SamplerHello has not arrived
+  bool broken = false;
+  int64_t last_up_ms = 0;
+  int64_t last_down_ms = 0;
+  // The sampler's end, at the moment of arrival.
+  std::function<void(const worker::v1::SamplerCommand&)> receive;
+  std::function<void(const absl::Status&)> lost;
+};
+using SamplerConnectionPtr = std::shared_ptr<SamplerConnection>;
+
 class Coordinator {
  public:
   using Answer = Network::Answer;
@@ -69,6 +82,12 @@ class Coordinator {
   void Receive(const ConnectionPtr& connection, const worker::v1::WorkerMessage& message);
   void StreamBroke(const ConnectionPtr& connection);
 
+  // --- Sampler plane; at the moment of arrival
+  void AcceptSampler(const SamplerConnectionPtr& connection, const worker::v1::GroupId& group);
+  void ReceiveSampler(const SamplerConnectionPtr& connection,
+                      const worker::v1::SampleUpdate& update);
+  void SamplerBroke(const SamplerConnectionPtr& connection);
+
   // --- Public API
   void Submit(const v1::TrainingSpec& spec, const std::string& request_id, int priority,
               Answer answer);
@@ -96,8 +115,6 @@ class Coordinator {
   void ReadCheckpoint(const std::string& job_id, int64_t step, Answer answer);
   // Whether the running process has the group; one of an earlier life may not be ended yet.
   bool Wants(const worker::v1::GroupId& group) const;
-  // ABORTED or UNAVAILABLE ends the sampler's stream.
-  absl::Status PushSample(const worker::v1::SampleUpdate& update);
 
  private:
   using Query = std::function<void(const server::State&)>;
@@ -133,6 +150,8 @@ class Coordinator {
   void EndGroup(const std::string& id, int64_t epoch);
   void Send(uint64_t session, worker::v1::CoordinatorMessage message);
   void Close(uint64_t session);
+  void SendToSampler(uint64_t session, const worker::v1::SamplerCommand& command);
+  void CloseSampler(uint64_t session, const absl::Status& status);
 
   World* world_;
   Network* network_;

@@ -38,6 +38,10 @@ void Coordinator::Executor::Execute(server::Effect effect) {
     owner_->Send(send->session, std::move(send->message));
   } else if (const auto* close = std::get_if<server::CloseSession>(&effect)) {
     owner_->Close(close->session);
+  } else if (const auto* command = std::get_if<server::SendToSampler>(&effect)) {
+    owner_->SendToSampler(command->session, command->command);
+  } else if (const auto* refused = std::get_if<server::CloseSampler>(&effect)) {
+    owner_->CloseSampler(refused->session, refused->status);
   } else if (const auto* started = std::get_if<server::GroupStarted>(&effect)) {
     process.groups.Start(started->id, started->epoch);
   } else if (const auto* ended = std::get_if<server::GroupEnded>(&effect)) {
@@ -62,6 +66,10 @@ void Coordinator::Executor::Execute(server::Effect effect) {
     owner_->checker_->OnSampleEnded(end->call, end->status);
     auto stream = process.samples.extract(end->call);
     if (!stream.empty()) stream.mapped().end(end->status);
+  } else if (std::holds_alternative<server::SampleSubmitted>(effect)) {
+    owner_->checker_->OnSampleSubmitted();
+  } else if (const auto* counted = std::get_if<server::SampleCounted>(&effect)) {
+    owner_->checker_->OnSampleCounted(counted->outcome);
   } else if (const auto* job = std::get_if<server::JobLogged>(&effect)) {
     trace.Line("coordinator", job->job_id, " epoch ", job->epoch, ": ", job->message);
   } else if (const auto* worker = std::get_if<server::WorkerLogged>(&effect)) {
@@ -211,13 +219,6 @@ void Coordinator::ReadCheckpoint(const std::string& job_id, int64_t step, Answer
     }
   }
   answer(Reply{0, status, {}, false});
-}
-
-absl::Status Coordinator::PushSample(const worker::v1::SampleUpdate& update) {
-  if (!alive()) return absl::UnavailableError("connection refused");
-  const absl::Status status = process_->groups.Check(update.group().id(), update.group().epoch());
-  if (status.ok()) PostWhenRoom(server::SampleUpdated{update});
-  return status;
 }
 
 }  // namespace diffmoe::simulation

@@ -46,6 +46,7 @@ struct Coordinator::Process {
   std::vector<server::Event> blocked;  // wait for room
   std::vector<Query> queries;
   std::map<uint64_t, ConnectionPtr> connections;  // by session
+  std::map<uint64_t, SamplerConnectionPtr> samplers;
   std::map<uint64_t, Answer> calls;
   std::map<uint64_t, SampleStream> samples;
   server::GroupTable groups;

@@ -100,6 +100,7 @@ void Checker::OnStopSent(const worker::v1::StopGroup& stop) {
 
 void Checker::OnCrash() {
   samples_.clear();
+  sample_counts_ = {};
   // Preemption and growth are forgotten, but the ranks were told.
   for (auto& [id, job] : jobs_) {
     for (auto& [epoch, attempt] : job.attempts) {

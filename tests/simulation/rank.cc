@@ -65,6 +65,7 @@ void Rank::Hang(int64_t duration_ms) {
 void Rank::Exit(RankEnd end) {
   if (gone_) return;
   gone_ = true;
+  if (sampler_ != nullptr) sampler_->Gone();
   worker_->RankGone(this, end);
   if (group_ != nullptr) group_->OnGone(this, end.done);
 }
@@ -82,6 +83,7 @@ void Rank::Fail(absl::StatusCode code, const std::string& message) {
 void Rank::Die() {
   if (gone_) return;
   gone_ = true;
+  if (sampler_ != nullptr) sampler_->Gone();
   if (group_ != nullptr) group_->OnGone(this, /*done=*/false);
 }
 

@@ -10,6 +10,7 @@ void Checker::OnSampleCall(uint64_t call, uint64_t seed, int64_t deadline_in_ms)
 }
 
 void Checker::OnSampleEnded(uint64_t call, const absl::Status& status) {
+  ++sample_counts_.streams_ended;
   const auto sample = samples_.extract(call);
   if (sample.empty()) {
     return world_->Violate("a sample ends once", absl::StrCat("call ", call));

@@ -20,14 +20,74 @@ Sampler::Sampler(const RankParts& parts, Rank* rank)
       rank_(rank),
       row_seconds_(0.001 * static_cast<double>(parts.world->random.Between(1, 20))) {}
 
-void Sampler::Begin() {
-  ready_ = true;
-  LoadNext();
+void Sampler::Begin() { Connect(); }
+
+void Sampler::Connect() {
+  connection_ = std::make_shared<SamplerConnection>();
+  const SamplerConnectionPtr connection = connection_;
+  connection->host = rank_->host();
+  const std::weak_ptr<Rank> rank = rank_->weak_from_this();
+  connection->receive = [this, rank](const worker::v1::SamplerCommand& command) {
+    const auto alive = rank.lock();
+    if (alive && !alive->gone()) Receive(command);
+  };
+  connection->lost = [this, rank, weak = std::weak_ptr(connection)](const absl::Status& status) {
+    const auto alive = rank.lock();
+    if (alive && !alive->gone()) Lost(weak.lock(), status);
+  };
+  connection->last_up_ms = parts_.network->ArrivalMs(connection->host);
+  parts_.world->time.At(connection->last_up_ms, [parts = parts_, connection, rank] {
+    const auto process = rank.lock();
+    if (connection->broken || process == nullptr || process->gone()) return;
+    if (parts.coordinator->alive()) {
+      return parts.coordinator->AcceptSampler(connection, process->start().group());
+    }
+    connection->broken = true;  // refused
+    connection->lost(absl::UnavailableError("connection refused"));
+  });
+}
+
+void Sampler::Lost(const SamplerConnectionPtr& connection, const absl::Status& status) {
+  if (connection == nullptr || connection_ != connection) return;
+  connection_ = nullptr;
+  works_.clear();
+  if (absl::IsAborted(status)) return rank_->Fail(absl::StatusCode::kCancelled, "not wanted");
+  rank_->After(parts_.world->random.Between(25, 2000), [this] { Connect(); });
+}
+
+// Each end notices by itself.
+void Sampler::BreakSession() {
+  if (connection_ == nullptr || connection_->broken) return;
+  const SamplerConnectionPtr connection = connection_;
+  connection->broken = true;
+  parts_.world->trace.Line(connection->host, rank_->start().group().id(), ": its session breaks");
+  parts_.world->time.After(parts_.world->random.Between(0, 200), [connection] {
+    connection->lost(absl::UnavailableError("the connection broke"));
+  });
+  parts_.world->time.After(parts_.world->random.Between(0, 300), [parts = parts_, connection] {
+    parts.coordinator->SamplerBroke(connection);
+  });
+}
+
+void Sampler::Gone() {
+  if (connection_ == nullptr || connection_->broken) return;
+  const SamplerConnectionPtr connection = connection_;
+  parts_.world->time.At(
+      std::max(connection->last_up_ms, parts_.network->ArrivalMs(connection->host)),
+      [parts = parts_, connection] {
+        connection->broken = true;
+        parts.coordinator->SamplerBroke(connection);
+      });
+}
+
+void Sampler::Receive(const worker::v1::SamplerCommand& command) {
+  if (command.has_sample_task()) Add(command.sample_task());
+  if (command.has_calibrate_task()) Add(command.calibrate_task());
+  if (command.has_cancel_sample()) works_.erase(command.cancel_sample().request_id());
 }
 
 void Sampler::Add(const SampleTask& task) {
   Work work;
-  work.group = task.group();
   work.checkpoint = {task.job_id(), task.step()};
   work.seed = task.request().seed();
   work.images = task.request().count();
@@ -36,7 +96,6 @@ void Sampler::Add(const SampleTask& task) {
 
 void Sampler::Add(const CalibrateTask& task) {
   Work work;
-  work.group = task.group();
   work.checkpoint = {task.job_id(), task.step()};
   work.images = 1;
   work.calibrates = true;
@@ -45,27 +104,21 @@ void Sampler::Add(const CalibrateTask& task) {
 
 void Sampler::AddWork(const std::string& id, Work work) {
   work.steps = static_cast<int>(parts_.world->random.Pick<int64_t>({1, 2, 3, 5, 40}));
-  // A task may be sent again after the worker's stream broke.
-  if (works_.emplace(id, std::move(work)).second && ready_) LoadNext();
+  if (!works_.emplace(id, std::move(work)).second) {
+    return parts_.world->Violate("a task is given once", id);
+  }
+  LoadNext();
 }
-
-void Sampler::Cancel(const worker::v1::CancelSample& cancel) { works_.erase(cancel.request_id()); }
 
 void Sampler::GiveBack() {
   const absl::Status stopping = absl::UnavailableError("the sampler is stopping");
-  for (const auto& [id, work] : works_) PushError(id, work, stopping);
+  for (const auto& [id, work] : works_) PushError(id, stopping);
   works_.clear();
 }
 
-SampleUpdate Sampler::Update(const std::string& id, const Work& work) const {
+void Sampler::PushError(const std::string& id, const absl::Status& status) {
   SampleUpdate update;
   update.set_request_id(id);
-  *update.mutable_group() = work.group;
-  return update;
-}
-
-void Sampler::PushError(const std::string& id, const Work& work, const absl::Status& status) {
-  SampleUpdate update = Update(id, work);
   update.mutable_error()->set_status_code(static_cast<int>(status.code()));
   update.mutable_error()->set_message(std::string(status.message()));
   Push(std::move(update));
@@ -85,14 +138,14 @@ void Sampler::Load(const std::string& id) {
   work.loading = true;
   rank_->Call(
       5000,
-      [parts = parts_, work](const Network::Answer& answer) {
+      [parts = parts_, work, group = rank_->start().group()](const Network::Answer& answer) {
         if (!parts.coordinator->alive()) {
           return answer({0, absl::UnavailableError("connection refused"), {}, false});
         }
         parts.coordinator->ReadCheckpoint(
             work.checkpoint.first, work.checkpoint.second,
-            [parts, work, answer](const server::Reply& reply) {
-              if (!work.calibrates && parts.coordinator->Wants(work.group)) {
+            [parts, work, group, answer](const server::Reply& reply) {
+              if (!work.calibrates && parts.coordinator->Wants(group)) {
                 parts.checker->OnSamplerRead(work.seed, work.checkpoint.first,
                                              work.checkpoint.second, reply.status);
               }
@@ -108,7 +161,7 @@ void Sampler::Loaded(const std::string& id, const absl::Status& status) {
   if (status.ok()) {
     loaded_.insert(found->second.checkpoint);
   } else {
-    PushError(id, found->second, status);
+    PushError(id, status);
     works_.erase(found);
   }
   StepLater();
@@ -128,6 +181,7 @@ void Sampler::StepLater() {
 }
 
 void Sampler::Step() {
+  if (parts_.world->random.Chance(0.003)) BreakSession();
   for (auto entry = works_.begin(); entry != works_.end();) {
     const bool goes_on =
         !loaded_.contains(entry->second.checkpoint) || StepOf(entry->first, entry->second);
@@ -137,16 +191,12 @@ void Sampler::Step() {
 }
 
 bool Sampler::StepOf(const std::string& id, Work& work) {
-  SampleUpdate update = Update(id, work);
+  SampleUpdate update;
+  update.set_request_id(id);
   if (!std::exchange(work.begun, true) && !work.calibrates) {
     SampleUpdate started = update;
     started.mutable_response()->mutable_started();
     Push(std::move(started));
-  }
-  // Its stream to the coordinator broke.
-  if (parts_.world->random.Chance(0.003)) {
-    PushError(id, work, absl::UnavailableError("the stream broke"));
-    return false;
   }
   if (++work.step < work.steps) {
     if (work.calibrates) {
@@ -175,7 +225,8 @@ void Sampler::PushImage(const std::string& id, const Work& work) {
   const auto part = static_cast<size_t>(parts_.world->random.Between(4, 20));
   for (size_t offset = 0; offset < pixels.size(); offset += part) {
     if (parts_.world->random.Chance(0.002)) continue;  // lost on its way
-    SampleUpdate update = Update(id, work);
+    SampleUpdate update;
+    update.set_request_id(id);
     v1::SampleResponse::Image* image = update.mutable_response()->mutable_image();
     image->set_index(work.image);
     image->set_offset(static_cast<int64_t>(offset));
@@ -187,8 +238,6 @@ void Sampler::PushImage(const std::string& id, const Work& work) {
 
 void Sampler::PushLoad() {
   SampleUpdate update;
-  update.mutable_group()->set_id(rank_->start().group().id());
-  update.mutable_group()->set_epoch(rank_->start().group().epoch());
   worker::v1::SamplerLoad* load = update.mutable_load();
   load->set_step_base_seconds(0.01);
   load->set_step_row_seconds(row_seconds_);
@@ -201,13 +250,18 @@ void Sampler::PushLoad() {
 }
 
 void Sampler::Push(SampleUpdate update) {
-  last_push_ms_ = std::max(last_push_ms_, parts_.network->ArrivalMs(rank_->host()));
-  parts_.world->time.At(last_push_ms_, [rank = rank_->shared_from_this(), parts = parts_,
-                                        update = std::move(update)] {
-    if (rank->gone()) return;
-    const absl::Status status = parts.coordinator->PushSample(update);
-    if (!status.ok()) rank->Fail(status.code(), std::string(status.message()));
-  });
+  if (connection_ == nullptr || connection_->broken) return;
+  const SamplerConnectionPtr connection = connection_;
+  connection->last_up_ms =
+      std::max(connection->last_up_ms, parts_.network->ArrivalMs(connection->host));
+  // A dead connection is noticed by its keepalive.
+  constexpr int64_t kKeepaliveMs = 30'000;
+  if (connection->last_up_ms > parts_.world->time.now_ms() + kKeepaliveMs) return BreakSession();
+  parts_.world->time.At(connection->last_up_ms,
+                        [parts = parts_, connection, update = std::move(update)] {
+                          if (connection->broken) return;
+                          parts.coordinator->ReceiveSampler(connection, update);
+                        });
 }
 
 }  // namespace diffmoe::simulation

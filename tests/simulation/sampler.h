@@ -1,5 +1,6 @@
-// What a sampling rank does: takes many tasks, loads checkpoints, makes a step of all tasks at a
-// time, pushes images in parts, says how much is left. Not thread-safe.
+// What a sampling rank does: keeps a session with the coordinator, takes many tasks, loads
+// checkpoints, makes a step of all tasks at a time, pushes images in parts, says how much is left.
+// Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -21,17 +22,15 @@ class Sampler {
   Sampler(const RankParts& parts, Rank* rank);
 
   void Begin();
-  void Add(const worker::v1::SampleTask& task);
-  void Add(const worker::v1::CalibrateTask& task);
-  void Cancel(const worker::v1::CancelSample& cancel);
   // It was told to stop: others must make what it has begun.
   void GiveBack();
+  // The process has ended: what it sent arrives, then the end of its session.
+  void Gone();
   bool idle() const { return works_.empty(); }
 
  private:
   using CheckpointId = std::pair<std::string, int64_t>;
   struct Work {
-    worker::v1::GroupId group;
     CheckpointId checkpoint;
     uint64_t seed = 0;
     int images = 0;  // of a calibration: 1
@@ -43,6 +42,12 @@ class Sampler {
     int steps = 1;
   };
 
+  void Connect();
+  void Lost(const SamplerConnectionPtr& connection, const absl::Status& status);
+  void BreakSession();
+  void Receive(const worker::v1::SamplerCommand& command);
+  void Add(const worker::v1::SampleTask& task);
+  void Add(const worker::v1::CalibrateTask& task);
   void AddWork(const std::string& id, Work work);
   void LoadNext();
   void Load(const std::string& id);
@@ -54,17 +59,15 @@ class Sampler {
   void PushImage(const std::string& id, const Work& work);
   void PushLoad();
   void Push(worker::v1::SampleUpdate update);
-  void PushError(const std::string& id, const Work& work, const absl::Status& status);
-  worker::v1::SampleUpdate Update(const std::string& id, const Work& work) const;
+  void PushError(const std::string& id, const absl::Status& status);
 
   const RankParts parts_;
   Rank* rank_;
   const double row_seconds_;
-  bool ready_ = false;
+  SamplerConnectionPtr connection_;  // null: none
   bool stepping_ = false;
   std::map<std::string, Work> works_;  // by request id
   std::set<CheckpointId> loaded_;
-  int64_t last_push_ms_ = 0;
 };
 
 }  // namespace diffmoe::simulation

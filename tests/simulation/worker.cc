@@ -216,17 +216,6 @@ void Worker::Handle(const pb::CoordinatorMessage& message) {
       return StartRank(message.start_rank());
     case pb::CoordinatorMessage::kStopGroup:
       return StopGroup(message.stop_group());
-    case pb::CoordinatorMessage::kSampleTask:
-      return SendTask(message.sample_task());
-    case pb::CoordinatorMessage::kCalibrateTask:
-      return SendTask(message.calibrate_task());
-    case pb::CoordinatorMessage::kCancelSample: {
-      const auto found = ranks_.find(
-          {message.cancel_sample().group().id(), message.cancel_sample().group().epoch(), 0});
-      if (found == ranks_.end() || found->second.rank->sampler() == nullptr) return;
-      found->second.rank->sampler()->Cancel(message.cancel_sample());
-      return;
-    }
     default:
       return world_->Violate("the coordinator speaks the protocol", message.ShortDebugString());
   }
@@ -322,22 +311,6 @@ void Worker::KillHung(const Key& key, int64_t since_ms) {
   end.hang = "no progress in all-to-all dispatch of block 3";
   end.exit.signal = SIGKILL;
   rank.Exit(std::move(end));
-}
-
-template <typename Task>
-void Worker::SendTask(const Task& task) {
-  const auto found = ranks_.find({task.group().id(), task.group().epoch(), 0});
-  if (found != ranks_.end() && !found->second.rank->gone() &&
-      found->second.rank->sampler() != nullptr) {
-    return found->second.rank->sampler()->Add(task);
-  }
-  pb::SampleUpdate update;
-  update.set_request_id(task.request_id());
-  *update.mutable_group() = task.group();
-  update.mutable_error()->set_status_code(static_cast<int>(absl::StatusCode::kUnavailable));
-  update.mutable_error()->set_message("the sampler doesn't run here");
-  outbox_->AddSampleError(std::move(update));
-  Pump();
 }
 
 void Worker::Report(const pb::RankReport& report) {

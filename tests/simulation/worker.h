@@ -84,8 +84,6 @@ class Worker {
   void Refuse(const worker::v1::StartRank& start, const std::string& message);
   void StopGroup(const worker::v1::StopGroup& stop);
   void Terminate(const Key& key, bool kill);
-  template <typename Task>
-  void SendTask(const Task& task);
   void KillHung(const Key& key, int64_t since_ms);
   void AddExited(worker::v1::RankExited exited);
 

@@ -69,14 +69,9 @@ absl::StatusOr<std::string> Exchange(const std::string& address, const std::stri
   }
 }
 
-}  // namespace
-
-absl::StatusOr<HttpReply> HttpGet(const std::string& address, const std::string& path,
-                                  absl::Duration limit) {
-  ASSIGN_OR_RETURN(
-      const std::string text,
-      Exchange(address, absl::StrCat("GET ", path, " HTTP/1.0\r\nHost: ", address, "\r\n\r\n"),
-               limit));
+absl::StatusOr<HttpReply> Ask(const std::string& address, const std::string& request,
+                              absl::Duration limit) {
+  ASSIGN_OR_RETURN(const std::string text, Exchange(address, request, limit));
   const size_t end_of_head = text.find("\r\n\r\n");
   const std::vector<std::string> first_line =
       absl::StrSplit(text.substr(0, text.find("\r\n")), ' ');
@@ -88,6 +83,55 @@ absl::StatusOr<HttpReply> HttpGet(const std::string& address, const std::string&
   }
   reply.body = text.substr(end_of_head + 4);
   return reply;
+}
+
+}  // namespace
+
+absl::StatusOr<HttpReply> HttpGet(const std::string& address, const std::string& path,
+                                  absl::Duration limit) {
+  return Ask(address, absl::StrCat("GET ", path, " HTTP/1.0\r\nHost: ", address, "\r\n\r\n"),
+             limit);
+}
+
+absl::StatusOr<HttpReply> HttpPost(const std::string& address, const std::string& path,
+                                   const std::string& json, const std::string& headers,
+                                   absl::Duration limit) {
+  return Ask(address,
+             absl::StrCat("POST ", path, " HTTP/1.0\r\nHost: ", address,
+                          "\r\nContent-Type: application/json\r\nContent-Length: ", json.size(),
+                          "\r\n", headers, "\r\n", json),
+             limit);
+}
+
+RawConnection::RawConnection(const std::string& address, int receive_bytes)
+    : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  if (receive_bytes > 0)
+    setsockopt(socket_, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof(receive_bytes));
+  const timeval limit{20, 0};
+  setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+  const absl::StatusOr<sockaddr_in> to = Parse(address);
+  if (!to.ok() ||
+      connect(socket_, reinterpret_cast<const sockaddr*>(&*to), sizeof(sockaddr_in)) != 0) {
+    perror("test support: can't connect");
+    std::abort();
+  }
+}
+
+RawConnection::~RawConnection() { close(socket_); }
+
+bool RawConnection::Send(const std::string& text) {
+  return send(socket_, text.data(), text.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(text.size());
+}
+
+std::string RawConnection::ReadUntil(const std::string& end) {
+  std::string text;
+  char buffer[16384];
+  while (end.empty() || text.find(end) == std::string::npos) {
+    const ssize_t count = recv(socket_, buffer, sizeof(buffer), 0);
+    if (count <= 0) break;
+    text.append(buffer, static_cast<size_t>(count));
+  }
+  return text;
 }
 
 std::string UrlEscape(const std::string& text) {

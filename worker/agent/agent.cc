@@ -11,9 +11,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <deque>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <random>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -25,7 +27,6 @@
 #include "core/base/status_macros.h"
 #include "core/base/version.h"
 #include "core/metrics/metrics.h"
-#include "worker/agent/backoff.h"
 #include "worker/agent/bulk_proxy.h"
 #include "worker/agent/coordinator_link.h"
 #include "worker/agent/job_series.h"
@@ -34,6 +35,7 @@
 #include "worker/agent/rank_service.h"
 #include "worker/agent/rank_supervisor.h"
 #include "worker/agent/worker_directory.h"
+#include "worker/backoff.h"
 
 namespace diffmoe {
 namespace {
@@ -88,18 +90,7 @@ class Mailbox {
     uint64_t count = 0;
     [[maybe_unused]] ssize_t got = read(event_fd_, &count, sizeof(count));
     absl::MutexLock lock(&mutex_);
-    taken_ = !messages_.empty();
     return std::exchange(messages_, {});
-  }
-  // What was taken has been handled.
-  void Handled() {
-    absl::MutexLock lock(&mutex_);
-    taken_ = false;
-  }
-  // Everything that was posted has been handled.
-  bool idle() const {
-    absl::MutexLock lock(&mutex_);
-    return messages_.empty() && !taken_;
   }
 
   absl::Status refused() const {
@@ -116,7 +107,6 @@ class Mailbox {
   const int event_fd_;
   mutable absl::Mutex mutex_;
   std::deque<pb::CoordinatorMessage> messages_ ABSL_GUARDED_BY(mutex_);
-  bool taken_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status refused_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };
@@ -159,6 +149,8 @@ class EventRelay final : public RankEvents {
 
   void RankExited(const pb::StartRank& start, pb::RankExited exited, bool group_ended) override {
     metrics_->CountRankExit(MetricCause(exited.cause()));
+    const bool not_finite = exited.status_code() == static_cast<int>(absl::StatusCode::kOutOfRange);
+    if (not_finite && start.role() != pb::ROLE_SAMPLE) series_->LossNotFinite(start.group().id());
     outbox_->AddExited(std::move(exited));
     if (group_ended && start.role() != pb::ROLE_SAMPLE) series_->GroupEnded(start.group().id());
   }
@@ -235,7 +227,8 @@ class Agent {
                     .worker_id = directory_->worker_id()}),
         link_(options.coordinator,
               {.hello = [this] { return Hello(); },
-               .received = [this](pb::CoordinatorMessage message) { Receive(std::move(message)); },
+               .received =
+                   [this](pb::CoordinatorMessage message) { mailbox_.Post(std::move(message)); },
                .refused = [this](absl::Status status) { mailbox_.Refuse(std::move(status)); }},
               MakeBackoff(options), &outbox_, &bulk_proxy_, &worker_metrics_) {}
 
@@ -243,15 +236,12 @@ class Agent {
 
  private:
   pb::Hello Hello() const;
+  // Every few seconds.
+  void ShowDisk();
   absl::Status Loop(int signal_fd);
   // Reads what has come in; true once the worker shall end.
   bool HandleSignals(int signal_fd);
   void Handle(const pb::CoordinatorMessage& message);
-  // From the link's thread.
-  void Receive(pb::CoordinatorMessage message);
-  bool HandleSampling(const pb::CoordinatorMessage& message);
-  void RefuseTask(const std::string& request_id, const pb::GroupId& group,
-                  const absl::Status& status);
 
   const AgentOptions options_;
   const std::unique_ptr<WorkerDirectory> directory_;
@@ -271,6 +261,7 @@ class Agent {
   LogReads log_reads_;
   std::unique_ptr<grpc::Server> server_;
   CoordinatorLink link_;
+  int64_t next_disk_ms_ = 0;
   int stop_signals_ = 0;
 };
 
@@ -321,6 +312,7 @@ absl::Status Agent::Loop(int signal_fd) {
     const int64_t busy = supervisor_.BusySlots();
     worker_metrics_.SetSlots(busy, slots - busy);
     series_.RemoveDue();
+    ShowDisk();
     if (stopping && supervisor_.Empty()) return status;
     pollfd fds[] = {{signal_fd, POLLIN, 0}, {mailbox_.fd(), POLLIN, 0}};
     poll(fds, 2, static_cast<int>(absl::ToInt64Milliseconds(wait)) + 1);
@@ -332,7 +324,6 @@ absl::Status Agent::Loop(int signal_fd) {
     for (const pb::CoordinatorMessage& message : mailbox_.Take()) {
       if (!stopping) Handle(message);
     }
-    mailbox_.Handled();
     if (absl::Status refused = mailbox_.refused(); !refused.ok() && !stopping) {
       status = refused;
       stopping = true;
@@ -340,6 +331,15 @@ absl::Status Agent::Loop(int signal_fd) {
                           "the coordinator refused this worker");
     }
   }
+}
+
+void Agent::ShowDisk() {
+  constexpr int64_t kIntervalMs = 5000;
+  if (clock_.MonotonicMs() < next_disk_ms_) return;
+  next_disk_ms_ = clock_.MonotonicMs() + kIntervalMs;
+  std::error_code error;
+  const std::filesystem::space_info disk = std::filesystem::space(options_.directory, error);
+  if (!error) worker_metrics_.SetDiskFree(static_cast<int64_t>(disk.available));
 }
 
 bool Agent::HandleSignals(int signal_fd) {
@@ -353,7 +353,6 @@ bool Agent::HandleSignals(int signal_fd) {
 }
 
 void Agent::Handle(const pb::CoordinatorMessage& message) {
-  if (HandleSampling(message)) return;
   switch (message.message_case()) {
     case pb::CoordinatorMessage::kStartRank:
       supervisor_.Start(message.start_rank());
@@ -367,52 +366,10 @@ void Agent::Handle(const pb::CoordinatorMessage& message) {
     case pb::CoordinatorMessage::kStopReadingLogs:
       log_reads_.Stop(message.stop_reading_logs().read_id());
       break;
-    case pb::CoordinatorMessage::kSampleTask:
-    case pb::CoordinatorMessage::kCalibrateTask:
-    case pb::CoordinatorMessage::kCancelSample:
     case pb::CoordinatorMessage::kWelcome:
     case pb::CoordinatorMessage::MESSAGE_NOT_SET:
       break;
   }
-}
-
-// Requests of samplers.
-bool Agent::HandleSampling(const pb::CoordinatorMessage& message) {
-  switch (message.message_case()) {
-    case pb::CoordinatorMessage::kSampleTask:
-      if (absl::Status sent = supervisor_.SendTask(message.sample_task()); !sent.ok()) {
-        RefuseTask(message.sample_task().request_id(), message.sample_task().group(), sent);
-      }
-      return true;
-    case pb::CoordinatorMessage::kCalibrateTask:
-      if (absl::Status sent = supervisor_.SendTask(message.calibrate_task()); !sent.ok()) {
-        RefuseTask(message.calibrate_task().request_id(), message.calibrate_task().group(), sent);
-      }
-      return true;
-    case pb::CoordinatorMessage::kCancelSample:
-      // A sampler that has gone has nothing to cancel.
-      supervisor_.CancelSample(message.cancel_sample()).IgnoreError();
-      return true;
-    default:
-      return false;
-  }
-}
-
-void Agent::Receive(pb::CoordinatorMessage message) {
-  // Requests of samplers go on at once, unless something before them is still to be handled.
-  if (mailbox_.idle() && HandleSampling(message)) return;
-  mailbox_.Post(std::move(message));
-}
-
-void Agent::RefuseTask(const std::string& request_id, const pb::GroupId& group,
-                       const absl::Status& status) {
-  pb::SampleUpdate update;
-  update.set_request_id(request_id);
-  *update.mutable_group() = group;
-  update.mutable_error()->set_status_code(
-      static_cast<int>(absl::IsNotFound(status) ? absl::StatusCode::kUnavailable : status.code()));
-  update.mutable_error()->set_message(std::string(status.message()));
-  outbox_.AddSampleError(std::move(update));
 }
 
 }  // namespace

@@ -105,18 +105,4 @@ grpc::Status BulkProxy::KeyValue(grpc::ServerContext* context, const pb::KeyValu
   return Passed(*context, upstream->KeyValue(upstream_context.get(), *request, response));
 }
 
-grpc::Status BulkProxy::PushSamples(grpc::ServerContext* context,
-                                    grpc::ServerReader<pb::SampleUpdate>* reader,
-                                    pb::PushSamplesResponse* response) {
-  const std::shared_ptr<Stub> upstream_stub = stub();
-  if (upstream_stub == nullptr) return Away();
-  auto upstream_context = grpc::ClientContext::FromServerContext(*context);
-  auto upstream = upstream_stub->PushSamples(upstream_context.get(), response);
-  pb::SampleUpdate update;
-  bool open = true;
-  while (open && reader->Read(&update)) open = upstream->Write(update);
-  if (open) upstream->WritesDone();
-  return Passed(*context, upstream->Finish());
-}
-
 }  // namespace diffmoe

@@ -37,9 +37,6 @@ class BulkProxy final : public worker::v1::BulkPlane::Service {
                            grpc::ServerWriter<worker::v1::ReadExtentsResponse>* writer) override;
   grpc::Status KeyValue(grpc::ServerContext* context, const worker::v1::KeyValueRequest* request,
                         worker::v1::KeyValueResponse* response) override;
-  grpc::Status PushSamples(grpc::ServerContext* context,
-                           grpc::ServerReader<worker::v1::SampleUpdate>* reader,
-                           worker::v1::PushSamplesResponse* response) override;
 
  private:
   using Stub = worker::v1::BulkPlane::Stub;

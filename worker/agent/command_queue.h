@@ -1,7 +1,6 @@
-// Commands on their way to one rank's session. Bound: 1,024; a stop is always taken. Thread-safe.
+// Commands on their way to one rank's session: its start and stops. Thread-safe.
 #pragma once
 
-#include <cstddef>
 #include <deque>
 #include <utility>
 
@@ -13,12 +12,9 @@ namespace diffmoe {
 
 class CommandQueue {
  public:
-  // False when the queue is full or closed.
-  bool Push(worker::v1::RankCommand command) {
+  void Push(worker::v1::RankCommand command) {
     absl::MutexLock lock(&mutex_);
-    if (closed_ || (commands_.size() >= kMaxCommands && !command.has_stop())) return false;
-    commands_.push_back(std::move(command));
-    return true;
+    if (!closed_) commands_.push_back(std::move(command));
   }
 
   // Waits for a command; false once the queue is closed.
@@ -40,7 +36,6 @@ class CommandQueue {
   }
 
  private:
-  static constexpr size_t kMaxCommands = 1024;
   absl::Mutex mutex_;
   std::deque<worker::v1::RankCommand> commands_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "core/base/log.h"
 #include "nlohmann/json.hpp"
+#include "worker/coordinator_channel.h"
 #include "worker/grpc_status.h"
 
 namespace diffmoe {
@@ -18,27 +19,9 @@ namespace {
 
 namespace pb = worker::v1;
 
-constexpr int kConnectTimeoutMs = 5'000;
-// A connection that has died without a word is noticed within half a minute.
-constexpr int kKeepaliveTimeMs = 20'000;
-constexpr int kKeepaliveTimeoutMs = 10'000;
 constexpr absl::Duration kWelcomeTimeout = absl::Seconds(10);
 constexpr absl::Duration kDrainTimeout = absl::Seconds(2);
 constexpr int64_t kDefaultHeartbeatMs = 2'000;
-constexpr int kMaxManifestBytes = 64 << 20;
-
-// A connection of its own: no shared state of gRPC delays an attempt, and bulk data doesn't queue
-// before a heartbeat.
-std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
-  arguments.SetMaxReceiveMessageSize(kMaxManifestBytes);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
-}
 
 }  // namespace
 
@@ -126,7 +109,7 @@ void CoordinatorLink::Run() {
 }
 
 absl::Status CoordinatorLink::RunSession(const std::string& address) {
-  auto stub = pb::WorkerPlane::NewStub(OpenChannel(address));
+  auto stub = pb::WorkerPlane::NewStub(OpenCoordinatorChannel(address));
   grpc::ClientContext context;
   {
     absl::MutexLock lock(&mutex_);
@@ -240,11 +223,14 @@ void CoordinatorLink::ReadSession(Stream* stream, const std::string& address) {
   pb::CoordinatorMessage message;
   while (stream->Read(&message)) {
     if (message.has_welcome()) {
-      bulk_->Connect(OpenChannel(address));  // before anything that may need it
+      bulk_->Connect(OpenCoordinatorChannel(address));  // before anything that may need it
       absl::MutexLock lock(&mutex_);
       welcome_ = message.welcome();
       welcomed_ = true;
     } else {
+      if (message.has_start_rank()) {
+        message.mutable_start_rank()->set_coordinator_address(address);
+      }
       callbacks_.received(std::move(message));
     }
   }

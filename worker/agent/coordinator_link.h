@@ -17,9 +17,9 @@
 #include "absl/synchronization/mutex.h"
 #include "core/metrics/metrics.h"
 #include "diffmoe/worker/v1/worker_plane.grpc.pb.h"
-#include "worker/agent/backoff.h"
 #include "worker/agent/bulk_proxy.h"
 #include "worker/agent/outbox.h"
+#include "worker/backoff.h"
 
 namespace diffmoe {
 

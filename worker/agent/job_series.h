@@ -28,6 +28,13 @@ class JobSeries {
     metrics_->Update(job_id, progress, spec);
   }
 
+  // One of the job's ranks has ended because the loss is not a finite number. Until the group has
+  // ended or reports again.
+  void LossNotFinite(const std::string& job_id) {
+    absl::MutexLock lock(&mutex_);
+    metrics_->LossNotFinite(job_id);
+  }
+
   void GroupEnded(const std::string& job_id) {
     absl::MutexLock lock(&mutex_);
     remove_at_ms_[job_id] = clock_->MonotonicMs() + keep_ms_;

@@ -13,6 +13,7 @@
 #include "core/base/exit_code.h"
 #include "core/base/log.h"
 #include "core/base/log_setup.h"
+#include "core/base/mutex_checks.h"
 #include "core/base/version.h"
 #include "worker/agent/agent.h"
 
@@ -54,6 +55,7 @@ std::string RankBinaryBeside() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  diffmoe::TurnOffMutexChecks();
   diffmoe::BlockAgentSignals();
   diffmoe::AgentOptions options;
   options.rank_binary = RankBinaryBeside();
@@ -79,6 +81,11 @@ int main(int argc, char** argv) {
          "--rank-address", options.rank_address,
          "Address of this host for ranks of other hosts; the default reaches this host only")
       ->capture_default_str();
+  double keep_series_seconds = absl::ToDoubleSeconds(options.keep_series);
+  app.add_option("--keep-series", keep_series_seconds,
+                 "Seconds that the metrics of a job stay after its end")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
   app.add_option("--rank-binary", options.rank_binary, "Program that runs a rank")
       ->capture_default_str();
   app.add_option("--trace-file", options.trace_file,
@@ -94,6 +101,7 @@ int main(int argc, char** argv) {
   }
   diffmoe::ParseLogFormat(log_format, &options.log_format);
   diffmoe::SetLogFormat(options.log_format);
+  options.keep_series = absl::Seconds(keep_series_seconds);
   if (devices.empty()) {
     options.slot_devices.assign(static_cast<size_t>(slots), "cpu");
   } else {

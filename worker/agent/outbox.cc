@@ -1,7 +1,5 @@
 #include "worker/agent/outbox.h"
 
-#include <algorithm>
-
 #include "core/base/kill_point.h"
 
 namespace diffmoe {
@@ -10,7 +8,6 @@ namespace {
 namespace pb = worker::v1;
 
 constexpr size_t kMaxRecords = 200'000;
-constexpr size_t kMaxSampleErrors = 1024;
 constexpr int kRecordsPerMessage = 4096;
 constexpr int64_t kResendWindowMs = 10'000;
 constexpr size_t kMaxRemembered = 4096;
@@ -51,15 +48,6 @@ void Outbox::AddReport(pb::RankReport report) {
   }
 }
 
-void Outbox::AddSampleError(pb::SampleUpdate update) {
-  absl::MutexLock lock(&mutex_);
-  *messages_.emplace_back().mutable_sample_update() = std::move(update);
-  if (++sample_errors_ <= kMaxSampleErrors) return;
-  messages_.erase(std::find_if(messages_.begin(), messages_.end(),
-                               [](const auto& message) { return message.has_sample_update(); }));
-  --sample_errors_;
-}
-
 Outbox::NextResult Outbox::Next(absl::Duration timeout, pb::WorkerMessage* message) {
   message->Clear();
   absl::MutexLock lock(&mutex_);
@@ -69,7 +57,6 @@ Outbox::NextResult Outbox::Next(absl::Duration timeout, pb::WorkerMessage* messa
   if (!messages_.empty()) {
     *message = std::move(messages_.front());
     messages_.pop_front();
-    if (message->has_sample_update()) --sample_errors_;
   } else {
     TakeReport(reports_.begin(), message);
   }
@@ -116,8 +103,6 @@ void Outbox::BeginSession() {
 void Outbox::SessionLost() {
   absl::MutexLock lock(&mutex_);
   const int64_t oldest = clock_->MonotonicMs() - kResendWindowMs;
-  std::erase_if(messages_, [](const auto& message) { return message.has_sample_update(); });
-  sample_errors_ = 0;
   while (!sent_.empty()) {
     auto& [time, message] = sent_.back();
     if (time >= oldest) messages_.push_front(std::move(message));

@@ -1,8 +1,7 @@
 // Messages on their way to the coordinator. They wait here while it is away.
 //
 // Bounds: of reports the newest progress per rank and 200,000 step records in all (the oldest of
-// the same rank go first); 1,024 sample errors (the oldest go, and all of them when the session is
-// lost, since its requests are lost with it). Rank starts and exits are never dropped: there are at
+// the same rank go first). Rank starts and exits are never dropped: there are at
 // most a few per slot, since nothing starts without a session.
 //
 // The stream gives no acknowledgement, so exits and reports sent within the last 10 s are sent
@@ -35,7 +34,6 @@ class Outbox {
   // Whatever the rank reported goes before it.
   void AddExited(worker::v1::RankExited exited);
   void AddReport(worker::v1::RankReport report);
-  void AddSampleError(worker::v1::SampleUpdate update);
 
   enum class NextResult { kMessage, kTimeout, kInterrupted };
   // Waits up to `timeout` for a message. For the one sender.
@@ -68,7 +66,6 @@ class Outbox {
   std::deque<worker::v1::WorkerMessage> messages_ ABSL_GUARDED_BY(mutex_);
   std::map<RankKey, Report> reports_ ABSL_GUARDED_BY(mutex_);
   size_t records_ ABSL_GUARDED_BY(mutex_) = 0;
-  size_t sample_errors_ ABSL_GUARDED_BY(mutex_) = 0;
   std::deque<std::pair<int64_t, worker::v1::WorkerMessage>> sent_ ABSL_GUARDED_BY(mutex_);
   bool interrupted_ ABSL_GUARDED_BY(mutex_) = false;
 };

@@ -316,42 +316,6 @@ int64_t RankSupervisor::BusySlots() const {
   return static_cast<int64_t>(ranks_.size());
 }
 
-absl::Status RankSupervisor::SendToSampler(const pb::GroupId& group, pb::RankCommand command) {
-  absl::MutexLock lock(&mutex_);
-  auto entry = ranks_.find(KeyOf(group, 0));
-  if (entry == ranks_.end()) {
-    return absl::NotFoundError(
-        absl::StrCat("sampler ", group.id(), " epoch ", group.epoch(), " does not run here"));
-  }
-  const Rank& rank = entry->second;
-  if (rank.had_session && !rank.attached) {
-    return absl::UnavailableError(absl::StrCat(Describe(rank.start), " is ending"));
-  }
-  if (!rank.commands->Push(std::move(command))) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(Describe(rank.start), " has too many commands waiting"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status RankSupervisor::SendTask(const pb::SampleTask& task) {
-  pb::RankCommand command;
-  *command.mutable_sample_task() = task;
-  return SendToSampler(task.group(), std::move(command));
-}
-
-absl::Status RankSupervisor::SendTask(const pb::CalibrateTask& task) {
-  pb::RankCommand command;
-  *command.mutable_calibrate_task() = task;
-  return SendToSampler(task.group(), std::move(command));
-}
-
-absl::Status RankSupervisor::CancelSample(const pb::CancelSample& cancel) {
-  pb::RankCommand command;
-  *command.mutable_cancel_sample() = cancel;
-  return SendToSampler(cancel.group(), std::move(command));
-}
-
 RankSupervisor::Rank* RankSupervisor::Find(const pb::RankHello& hello) {
   auto entry = ranks_.find(KeyOf(hello.group(), hello.rank()));
   return entry == ranks_.end() ? nullptr : &entry->second;

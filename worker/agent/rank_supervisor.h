@@ -81,11 +81,6 @@ class RankSupervisor {
 
   std::vector<worker::v1::RunningRank> Running() const;
   int64_t BusySlots() const;
-  // Waits for the session of a rank that has just been started. Errors: NOT_FOUND, no such rank;
-  // UNAVAILABLE, its session has ended; RESOURCE_EXHAUSTED.
-  absl::Status SendTask(const worker::v1::SampleTask& task);
-  absl::Status SendTask(const worker::v1::CalibrateTask& task);
-  absl::Status CancelSample(const worker::v1::CancelSample& cancel);
 
   // A rank's session. Attach checks that this worker started the process and that it has no session
   // yet; the queue holds the rank's assignment. Errors: PERMISSION_DENIED, ALREADY_EXISTS.
@@ -143,7 +138,6 @@ class RankSupervisor {
   void SendDueSignals(Rank& rank, int64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReportExit(Ranks::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool GroupRuns(const worker::v1::GroupId& group) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status SendToSampler(const worker::v1::GroupId& group, worker::v1::RankCommand command);
 
   const RankOptions options_;
   const WorkerDirectory* const directory_;

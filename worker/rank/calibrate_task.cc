@@ -152,6 +152,12 @@ void CalibrationQueue::Cancel(const std::string& request_id) {
   waiting_.erase(found);
 }
 
+void CalibrationQueue::Forget() {
+  waiting_.clear();
+  task_.reset();
+  last_progress_ = absl::InfinitePast();
+}
+
 void CalibrationQueue::Drop() {
   task_.reset();
   waiting_.pop_front();

@@ -52,6 +52,7 @@ class CalibrationQueue {
   void Add(CalibrateWork work);
   // Unknown ones are ignored.
   void Cancel(const std::string& request_id);
+  void Forget();  // cancels all
   // One piece of work; progress is sent at most twice a second. A failure goes to the requester.
   void Step();
   void Stop(const absl::Status& status);

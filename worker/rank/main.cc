@@ -17,6 +17,7 @@
 #include "core/base/exit_code.h"
 #include "core/base/log.h"
 #include "core/base/log_setup.h"
+#include "core/base/mutex_checks.h"
 #include "core/base/status_macros.h"
 #include "core/kernels/cuda_plugin.h"
 #include "worker/error_boundary.h"
@@ -59,7 +60,7 @@ absl::Status PrepareDevice(const std::string& device) {
 absl::Status RunRole(RankLink& link, int64_t* step, const RankTrace& trace) {
   RETURN_IF_ERROR(PrepareDevice(link.assignment().device));
   return link.assignment().role == RankRole::kTrain ? RunTrainRole(link, step, trace)
-                                                    : RunSampleRole(link);
+                                                    : RunSampleRole(link, trace);
 }
 
 // Null without a file, or when it can't be used: work goes on without traces.
@@ -140,6 +141,7 @@ int Main(int argc, char** argv) {
 }  // namespace diffmoe
 
 int main(int argc, char** argv) {
+  diffmoe::TurnOffMutexChecks();
   const int code = diffmoe::Main(argc, argv);
   // Skip destructors of libraries that still own threads.
   std::fflush(nullptr);

@@ -21,7 +21,7 @@
 #include "diffmoe/worker/v1/rank_plane.grpc.pb.h"
 #include "worker/grpc_status.h"
 #include "worker/rank/rank_link_convert.h"
-#include "worker/rank/sample_pusher.h"
+#include "worker/rank/sampler_session.h"
 #include "worker/rank/shard_stream.h"
 
 namespace diffmoe {
@@ -36,7 +36,6 @@ constexpr std::chrono::milliseconds kHeartbeatInterval{500};
 constexpr absl::Duration kCallTimeout = absl::Seconds(30);
 constexpr size_t kMaxStepRecords = 100'000;
 constexpr size_t kRecordsPerMessage = 4096;
-// Above it the session is read no further, and the worker feels the back-pressure.
 constexpr size_t kMaxCommands = 1024;
 constexpr size_t kMaxImageBytes = 1 << 20;  // of one message
 constexpr int kMaxManifestBytes = 64 << 20;
@@ -50,6 +49,8 @@ class RankLinkImpl final : public RankLink {
   // Starts the threads. RESOURCE_EXHAUSTED when the system gives none.
   absl::Status Start();
   absl::Status WaitForAssignment();
+  // A sampler's session with the coordinator.
+  absl::Status OpenSampler();
 
   const RankAssignment& assignment() const override { return assignment_; }
   Activity& activity() override { return activity_; }
@@ -65,6 +66,7 @@ class RankLinkImpl final : public RankLink {
   bool stop_requested() const override { return stop_requested_; }
   bool save_requested() const override { return save_requested_; }
   absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) override;
+  void FlushSampleUpdates() override;
   absl::Status KeySet(const std::string& key, const std::string& value) override;
   absl::StatusOr<std::string> KeyGet(const std::string& key, absl::Duration timeout) override;
   absl::StatusOr<int64_t> KeyAdd(const std::string& key, int64_t amount) override;
@@ -79,6 +81,8 @@ class RankLinkImpl final : public RankLink {
   // Makes heartbeats due, by a clock that nobody sets.
   void Pulse();
   void HandleCommand(const pb::RankCommand& command);
+  void HandleSampling(const pb::SamplerCommand& command);
+  void AddCommand(RankCommandData command);
   void PushCommand(RankCommandData command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The next message of the session; false when the session is at its end.
   bool NextMessage(pb::RankMessage* message);
@@ -95,8 +99,8 @@ class RankLinkImpl final : public RankLink {
   const std::unique_ptr<pb::RankPlane::Stub> rank_plane_;
   const std::unique_ptr<pb::BulkPlane::Stub> bulk_plane_;
   Activity activity_;
-  RankAssignment assignment_;  // constant after WaitForAssignment
-  std::unique_ptr<SamplePusher> pusher_;
+  RankAssignment assignment_;                // constant after WaitForAssignment
+  std::unique_ptr<SamplerSession> sampler_;  // null: it trains
   grpc::ClientContext session_context_;
   std::unique_ptr<grpc::ClientReaderWriter<pb::RankMessage, pb::RankCommand>> session_;
   std::atomic<bool> stop_requested_{false}, save_requested_{false};
@@ -160,7 +164,7 @@ absl::Status RankLinkImpl::Start() {
 }
 
 RankLinkImpl::~RankLinkImpl() {
-  pusher_.reset();
+  sampler_.reset();
   {
     const std::lock_guard lock(pulse_mutex_);
     pulse_ends_ = true;
@@ -191,8 +195,20 @@ absl::Status RankLinkImpl::WaitForAssignment() {
                                                     absl::FormatDuration(kAssignmentTimeout)));
   }
   if (!assigned_) return session_status_;
-  pusher_ = std::make_unique<SamplePusher>(bulk_plane_.get(), GroupIdOf(assignment_));
   return absl::OkStatus();
+}
+
+absl::Status RankLinkImpl::OpenSampler() {
+  if (assignment_.role != RankRole::kSample) return absl::OkStatus();
+  sampler_ = std::make_unique<SamplerSession>(
+      assignment_.coordinator_address, GroupIdOf(assignment_),
+      SamplerSession::Events{
+          [this](const pb::SamplerCommand& command) { HandleSampling(command); },
+          [this] { AddCommand(ForgetSamplesCommand{}); },
+          [this](const absl::Status& status) {
+            AddCommand(StopCommand{absl::StrCat("the coordinator: ", status.message())});
+          }});
+  return sampler_->Start();
 }
 
 void RankLinkImpl::ReadSession() {
@@ -219,12 +235,32 @@ void RankLinkImpl::PushCommand(RankCommandData command) {
   commands_.push_back(std::move(command));
 }
 
-void RankLinkImpl::HandleCommand(const pb::RankCommand& command) {
+void RankLinkImpl::AddCommand(RankCommandData command) {
+  absl::MutexLock lock(&mutex_);
+  PushCommand(std::move(command));
+}
+
+// While many commands wait, the session is read no further and the coordinator feels it.
+void RankLinkImpl::HandleSampling(const pb::SamplerCommand& command) {
   absl::MutexLock lock(&mutex_);
   auto room = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return closing_ || commands_.size() < kMaxCommands;
+    return closing_ || stop_requested_ || commands_.size() < kMaxCommands;
   };
   mutex_.Await(absl::Condition(&room));
+  switch (command.command_case()) {
+    case pb::SamplerCommand::kSampleTask:
+      return PushCommand(ToSampleWork(command.sample_task(), absl::Now()));
+    case pb::SamplerCommand::kCalibrateTask:
+      return PushCommand(ToCalibrateWork(command.calibrate_task()));
+    case pb::SamplerCommand::kCancelSample:
+      return PushCommand(CancelSampleCommand{command.cancel_sample().request_id()});
+    case pb::SamplerCommand::COMMAND_NOT_SET:
+      return;
+  }
+}
+
+void RankLinkImpl::HandleCommand(const pb::RankCommand& command) {
+  absl::MutexLock lock(&mutex_);
   switch (command.command_case()) {
     case pb::RankCommand::kStart:
       if (assigned_) break;
@@ -235,15 +271,6 @@ void RankLinkImpl::HandleCommand(const pb::RankCommand& command) {
       // A sampler has nothing to save.
       PushCommand(StopCommand{command.stop().reason(),
                               command.stop().save() && assignment_.role == RankRole::kTrain});
-      break;
-    case pb::RankCommand::kSampleTask:
-      PushCommand(ToSampleWork(command.sample_task(), absl::Now()));
-      break;
-    case pb::RankCommand::kCalibrateTask:
-      PushCommand(ToCalibrateWork(command.calibrate_task()));
-      break;
-    case pb::RankCommand::kCancelSample:
-      PushCommand(CancelSampleCommand{command.cancel_sample().request_id()});
       break;
     case pb::RankCommand::COMMAND_NOT_SET:
       break;
@@ -340,6 +367,8 @@ void RankLinkImpl::SayDone(int64_t step) {
 std::optional<RankCommandData> RankLinkImpl::NextCommand(absl::Duration timeout) {
   absl::MutexLock lock(&mutex_);
   auto some = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !commands_.empty(); };
+  // A wait for no time at all costs as much as a short one.
+  if (commands_.empty() && timeout <= absl::ZeroDuration()) return std::nullopt;
   if (!mutex_.AwaitWithTimeout(absl::Condition(&some), timeout)) return std::nullopt;
   RankCommandData command = std::move(commands_.front());
   commands_.pop_front();
@@ -376,10 +405,11 @@ absl::Status RankLinkImpl::PushSampleUpdate(const std::string& request_id,
                     std::holds_alternative<CalibrationFinished>(update) ||
                     std::holds_alternative<SamplerLoadUpdate>(update) ||
                     std::holds_alternative<absl::Status>(update);
-  pb::SampleUpdate message = ToSampleUpdate(assignment_, request_id, std::move(update));
+  if (sampler_ == nullptr) return absl::FailedPreconditionError("this rank trains");
+  pb::SampleUpdate message = ToSampleUpdate(request_id, std::move(update));
   if (!message.response().has_image() ||
       message.response().image().pixels().size() <= kMaxImageBytes) {
-    return pusher_->Push(std::move(message), last);
+    return sampler_->Push(std::move(message), last);
   }
   const std::string pixels =
       std::move(*message.mutable_response()->mutable_image()->mutable_pixels());
@@ -388,9 +418,13 @@ absl::Status RankLinkImpl::PushSampleUpdate(const std::string& request_id,
     v1::SampleResponse::Image* image = part.mutable_response()->mutable_image();
     image->set_offset(static_cast<int64_t>(begin));
     image->set_pixels(pixels.substr(begin, kMaxImageBytes));
-    RETURN_IF_ERROR(pusher_->Push(std::move(part), false));
+    RETURN_IF_ERROR(sampler_->Push(std::move(part), false));
   }
   return absl::OkStatus();
+}
+
+void RankLinkImpl::FlushSampleUpdates() {
+  if (sampler_ != nullptr) sampler_->Flush();
 }
 
 absl::StatusOr<pb::KeyValueResponse> RankLinkImpl::CallKeyValue(pb::KeyValueRequest request,
@@ -473,6 +507,7 @@ absl::StatusOr<std::unique_ptr<RankLink>> RankLink::Connect(const std::string& s
   auto link = std::make_unique<RankLinkImpl>(socket_path, group_id, epoch, rank);
   RETURN_IF_ERROR(link->Start());
   RETURN_IF_ERROR(link->WaitForAssignment());
+  RETURN_IF_ERROR(link->OpenSampler());
   return link;
 }
 

@@ -1,4 +1,5 @@
-// A rank's connection to its worker: assignment, reports, checkpoints, rendezvous, sampling. This
+// A rank's connection to its worker: assignment, reports, checkpoints, rendezvous; and a sampler's
+// to the coordinator. This
 // header includes neither Torch nor Protobuf, so that both sides of a rank can include it.
 //
 // Thread safety: every method may be called from any thread. Order: Connect, use, destroy (which
@@ -32,11 +33,12 @@ struct RankAssignment {
   int rank = 0;
   int world_size = 1;
   RankRole role = RankRole::kTrain;
-  std::string rank_address;  // where this rank listens for its peers
-  std::string device;        // "cpu" or "cuda:0"
-  TrainingConfig config;     // training only
-  std::string restore_job;   // set when restore_step > 0
-  int64_t restore_step = 0;  // 0: from the beginning
+  std::string rank_address;         // where this rank listens for its peers
+  std::string coordinator_address;  // of a sampler's session
+  std::string device;               // "cpu" or "cuda:0"
+  TrainingConfig config;            // training only
+  std::string restore_job;          // set when restore_step > 0
+  int64_t restore_step = 0;         // 0: from the beginning
 };
 
 // Mirrors diffmoe.v1.LayerStats.
@@ -148,6 +150,7 @@ struct SampleWork {
   ImageEncoding encoding = ImageEncoding::kRaw;
   NumericMode numeric_mode = NumericMode::kExact;
   std::optional<absl::Time> deadline;
+  std::string traceparent = {};  // W3C trace context; empty: not traced
 };
 
 struct CalibrateWork {
@@ -167,7 +170,10 @@ struct StopCommand {
 struct CancelSampleCommand {
   std::string request_id;
 };
-using RankCommandData = std::variant<StopCommand, SampleWork, CalibrateWork, CancelSampleCommand>;
+// The session with the coordinator broke: nobody waits for the requests that came over it.
+struct ForgetSamplesCommand {};
+using RankCommandData =
+    std::variant<StopCommand, SampleWork, CalibrateWork, CancelSampleCommand, ForgetSamplesCommand>;
 
 // Sent in this order per request: started, progress and previews between denoise steps, images in
 // ascending index, finished; or error.
@@ -274,8 +280,9 @@ class RankLink {
   virtual bool save_requested() const = 0;
 
   // Sampling. Keeps the order of updates; blocks when 64 MB are waiting. `request_id` is empty for
-  // SamplerLoadUpdate.
+  // SamplerLoadUpdate. Updates may wait until Flush, so that those of one step travel together.
   virtual absl::Status PushSampleUpdate(const std::string& request_id, SampleUpdateData update) = 0;
+  virtual void FlushSampleUpdates() = 0;
 
   // Rendezvous key-value store of this (group, epoch).
   virtual absl::Status KeySet(const std::string& key, const std::string& value) = 0;

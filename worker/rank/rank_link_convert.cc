@@ -171,6 +171,7 @@ RankAssignment ToAssignment(const pb::StartRank& start) {
   assignment.role = start.role() == pb::ROLE_SAMPLE ? RankRole::kSample : RankRole::kTrain;
   assignment.device = start.device();
   assignment.rank_address = start.rank_address();
+  assignment.coordinator_address = start.coordinator_address();
   if (start.has_spec()) assignment.config = ToTrainingConfig(start.spec());
   assignment.restore_job = start.restore_job();
   assignment.restore_step = start.restore_step();
@@ -300,6 +301,7 @@ SampleWork ToSampleWork(const pb::SampleTask& task, absl::Time now) {
   work.request_id = task.request_id();
   work.job_id = task.job_id();
   work.step = task.step();
+  work.traceparent = task.traceparent();
   work.config = ToTrainingConfig(task.spec());
   work.classes.assign(request.classes().begin(), request.classes().end());
   work.seed = request.seed();
@@ -336,11 +338,9 @@ CalibrateWork ToCalibrateWork(const pb::CalibrateTask& task) {
   return work;
 }
 
-pb::SampleUpdate ToSampleUpdate(const RankAssignment& assignment, const std::string& request_id,
-                                SampleUpdateData update) {
+pb::SampleUpdate ToSampleUpdate(const std::string& request_id, SampleUpdateData update) {
   pb::SampleUpdate out;
   out.set_request_id(request_id);
-  *out.mutable_group() = GroupIdOf(assignment);
   std::visit(UpdateFiller{&out}, update);
   return out;
 }

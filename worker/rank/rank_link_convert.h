@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "diffmoe/worker/v1/bulk_plane.pb.h"
 #include "diffmoe/worker/v1/rank_plane.pb.h"
+#include "diffmoe/worker/v1/sampler_plane.pb.h"
 #include "diffmoe/worker/v1/worker_plane.pb.h"
 #include "worker/rank/rank_link.h"
 
@@ -32,7 +33,6 @@ int64_t BytesPerElement(const std::string& dtype);
 
 SampleWork ToSampleWork(const worker::v1::SampleTask& task, absl::Time now);
 CalibrateWork ToCalibrateWork(const worker::v1::CalibrateTask& task);
-worker::v1::SampleUpdate ToSampleUpdate(const RankAssignment& assignment,
-                                        const std::string& request_id, SampleUpdateData update);
+worker::v1::SampleUpdate ToSampleUpdate(const std::string& request_id, SampleUpdateData update);
 
 }  // namespace diffmoe

@@ -28,6 +28,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "core/base/trace.h"
 #include "worker/rank/deadline_plan.h"
 #include "worker/rank/fair_queue.h"
 #include "worker/rank/rank_link.h"
@@ -46,6 +47,7 @@ struct SampleEngineOptions {
   StepCurveOptions curve;
   // What deadlines are compared with; seconds of calls are its differences.
   std::function<absl::Time()> now;  // empty: absl::Now
+  Tracer* tracer = nullptr;         // outlives the engine; null: no spans are written
 };
 
 struct SampleEngineStats {
@@ -67,6 +69,8 @@ class SampleEngine {
   void Cancel(const std::string& request_id);
   // Ends what is late, then one network call for the images whose turn it is.
   void Step();
+  // Cancels every request.
+  void Forget();
   // Ends every request with `status`.
   void Stop(const absl::Status& status);
 

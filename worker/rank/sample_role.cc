@@ -9,24 +9,33 @@
 namespace diffmoe {
 namespace {
 
+SampleEngineOptions OptionsWith(Tracer* tracer) {
+  SampleEngineOptions options;
+  options.tracer = tracer;
+  return options;
+}
+
 // More than these wait for the next step.
 constexpr int kCommandsPerStep = 1024;
 
 class SampleRole {
  public:
   // `calibrations` may be null.
-  SampleRole(RankLink& link, SampleExecutor& executor, CalibrationQueue* calibrations)
-      : link_(link), engine_(link, executor), calibrations_(calibrations) {}
+  SampleRole(RankLink& link, SampleExecutor& executor, CalibrationQueue* calibrations,
+             Tracer* tracer)
+      : link_(link), engine_(link, executor, OptionsWith(tracer)), calibrations_(calibrations) {}
 
   absl::Status Run() {
     while (!link_.stop_requested()) {
       if (!TakeCommands()) break;
       engine_.Step();
       if (calibrations_ != nullptr) calibrations_->Step();
+      link_.FlushSampleUpdates();
     }
     const absl::Status status = absl::UnavailableError("the sampler is stopping");
     engine_.Stop(status);
     if (calibrations_ != nullptr) calibrations_->Stop(status);
+    link_.FlushSampleUpdates();
     return absl::CancelledError("asked to stop");
   }
 
@@ -43,6 +52,10 @@ class SampleRole {
       if (const auto* cancel = std::get_if<CancelSampleCommand>(&*command)) {
         engine_.Cancel(cancel->request_id);
         if (calibrations_ != nullptr) calibrations_->Cancel(cancel->request_id);
+      }
+      if (std::holds_alternative<ForgetSamplesCommand>(*command)) {
+        engine_.Forget();
+        if (calibrations_ != nullptr) calibrations_->Forget();
       }
       if (auto* work = std::get_if<SampleWork>(&*command)) engine_.Add(std::move(*work));
       if (auto* work = std::get_if<CalibrateWork>(&*command)) Calibrate(std::move(*work));
@@ -63,14 +76,14 @@ class SampleRole {
 
 }  // namespace
 
-absl::Status RunSampleRole(RankLink& link) {
+absl::Status RunSampleRole(RankLink& link, const RankTrace& trace) {
   ModelExecutor executor(link);
   CalibrationQueue calibrations(link, executor.cache());
-  return SampleRole(link, executor, &calibrations).Run();
+  return SampleRole(link, executor, &calibrations, trace.tracer).Run();
 }
 
 absl::Status RunSampleRole(RankLink& link, SampleExecutor& executor) {
-  return SampleRole(link, executor, nullptr).Run();
+  return SampleRole(link, executor, nullptr, /*tracer=*/nullptr).Run();
 }
 
 }  // namespace diffmoe

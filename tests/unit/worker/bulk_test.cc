@@ -67,18 +67,17 @@ class SampleTest : public WorkerTest {
     start.mutable_start_rank()->set_role(worker::v1::ROLE_SAMPLE);
     start.mutable_start_rank()->clear_spec();
     ASSERT_TRUE(coordinator_.Send(start));
+    ASSERT_TRUE(coordinator_.WaitForSampler(1)) << ReadFile(dir() + "/logs/s-1-3-0.log");
   }
 
-  worker::v1::CoordinatorMessage Task(const std::string& id, const std::string& name = "plain") {
-    worker::v1::CoordinatorMessage message;
-    worker::v1::SampleTask* task = message.mutable_sample_task();
+  static worker::v1::SamplerCommand Task(const std::string& id, const std::string& name = "plain") {
+    worker::v1::SamplerCommand command;
+    worker::v1::SampleTask* task = command.mutable_sample_task();
     task->set_request_id(id);
-    task->mutable_group()->set_id("s-1");
-    task->mutable_group()->set_epoch(3);
     task->mutable_spec()->set_name(name);
     task->mutable_request()->set_steps(50);
     for (int label : {3, 1, 4}) task->mutable_request()->add_classes(label);
-    return message;
+    return command;
   }
 
   std::vector<worker::v1::SampleUpdate> UpdatesOf(const std::string& id) const {
@@ -96,7 +95,6 @@ class SampleTest : public WorkerTest {
   }
 };
 
-// The first task is sent before the sampler can have its session.
 TEST_F(SampleTest, ResultsArriveInOrder) {
   StartSampler();
   ASSERT_TRUE(coordinator_.Send(Task("r-1")));
@@ -113,53 +111,49 @@ TEST_F(SampleTest, ResultsArriveInOrder) {
     EXPECT_EQ(image.pixels().size(), 512u * 512 * 3);
   }
   EXPECT_EQ(updates[5].response().finished().receipt().capacity_size(), 2);
-  EXPECT_EQ(updates[5].group().epoch(), 3);
+}
+
+TEST_F(SampleTest, UpdatesOfAStepTravelTogether) {
+  StartSampler();
+  ASSERT_TRUE(coordinator_.Send(Task("r-1", "no-images")));
+  ASSERT_TRUE(WaitForEnd("r-1"));
+  EXPECT_EQ(UpdatesOf("r-1").size(), 3u);
+  EXPECT_EQ(coordinator_.SampleMessages(), 1);
 }
 
 TEST_F(SampleTest, CancelReachesTheSampler) {
   StartSampler();
   ASSERT_TRUE(coordinator_.Send(Task("r-1", "cancel-me")));
   ASSERT_TRUE(WaitUntil(kLimit, [&] { return !UpdatesOf("r-1").empty(); }));
-  worker::v1::CoordinatorMessage cancel;
+  worker::v1::SamplerCommand cancel;
   cancel.mutable_cancel_sample()->set_request_id("r-1");
-  *cancel.mutable_cancel_sample()->mutable_group() = Task("").sample_task().group();
   ASSERT_TRUE(coordinator_.Send(cancel));
-  ASSERT_TRUE(WaitForEnd("r-1"));
-  EXPECT_EQ(UpdatesOf("r-1").back().error().status_code(),
-            static_cast<int>(absl::StatusCode::kCancelled));
+  ASSERT_TRUE(coordinator_.Send(Task("r-2")));
+  ASSERT_TRUE(WaitForEnd("r-2"));
+  EXPECT_EQ(UpdatesOf("r-1").size(), 1u);
 }
 
 TEST_F(SampleTest, SamplerServesAfterTheCoordinatorCameBack) {
   StartSampler();
-  ASSERT_TRUE(coordinator_.Send(Task("before")));
-  ASSERT_TRUE(WaitForEnd("before"));
+  ASSERT_TRUE(coordinator_.Send(Task("before", "cancel-me")));
   const pid_t pid = WaitForPid("s-1");
   const std::string address = coordinator_.address();
   coordinator_.Stop();
   coordinator_.Start(address);
-  ASSERT_TRUE(coordinator_.WaitForSession(2));
-  // A task that meets what is left of the old stream is told so; none is forgotten.
-  int asked = 0;
-  std::string id;
-  do {
-    id = absl::StrCat("after-", ++asked);
-    ASSERT_TRUE(coordinator_.Send(Task(id)));
-    ASSERT_TRUE(WaitForEnd(id)) << ReadFile(dir() + "/logs/s-1-3-0.log");
-  } while (UpdatesOf(id).back().has_error() && asked < 5);
-  EXPECT_TRUE(UpdatesOf(id).back().response().has_finished()) << UpdatesOf(id).back().DebugString();
+  ASSERT_TRUE(coordinator_.WaitForSampler(2));
+  ASSERT_TRUE(coordinator_.Send(Task("after")));
+  ASSERT_TRUE(WaitForEnd("after")) << ReadFile(dir() + "/logs/s-1-3-0.log");
+  EXPECT_TRUE(UpdatesOf("after").back().response().has_finished());
   EXPECT_FALSE(Dead(pid));
 }
 
-TEST_F(SampleTest, TaskForASamplerThatIsGoneIsRefused) {
-  StartBoth();
-  ASSERT_TRUE(coordinator_.Send(Task("lost")));
-  worker::v1::WorkerMessage message;
-  ASSERT_TRUE(
-      coordinator_.WaitFor([](const auto& heard) { return heard.has_sample_update(); }, &message));
-  EXPECT_EQ(message.sample_update().request_id(), "lost");
-  EXPECT_EQ(message.sample_update().error().status_code(),
-            static_cast<int>(absl::StatusCode::kUnavailable));
-  EXPECT_NE(message.sample_update().error().message().find("s-1"), std::string::npos);
+TEST_F(SampleTest, SamplerThatIsNotWantedEnds) {
+  StartSampler();
+  const pid_t pid = WaitForPid("s-1");
+  coordinator_.EndSampler(grpc::Status(grpc::StatusCode::ABORTED, "not wanted"));
+  ASSERT_TRUE(coordinator_.Send(Task("last", "no-images")));
+  WaitForExit("s-1");
+  EXPECT_TRUE(Dead(pid));
 }
 
 }  // namespace

@@ -22,6 +22,7 @@ void FakeCoordinator::Start(const std::string& address) {
   grpc::ServerBuilder builder;
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(static_cast<pb::WorkerPlane::Service*>(this));
+  builder.RegisterService(static_cast<pb::SamplerPlane::Service*>(this));
   builder.RegisterService(static_cast<pb::BulkPlane::Service*>(this));
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) std::abort();
@@ -313,15 +314,49 @@ grpc::Status FakeCoordinator::KeyValue(grpc::ServerContext*, const pb::KeyValueR
   return grpc::Status::OK;
 }
 
-grpc::Status FakeCoordinator::PushSamples(grpc::ServerContext*,
-                                          grpc::ServerReader<pb::SampleUpdate>* reader,
-                                          pb::PushSamplesResponse*) {
-  pb::SampleUpdate update;
-  while (reader->Read(&update)) {
-    absl::MutexLock lock(&mutex_);
-    samples_.push_back(update);
+grpc::Status FakeCoordinator::Session(grpc::ServerContext*, SamplerStream* stream) {
+  pb::SamplerMessage message;
+  if (!stream->Read(&message) || !message.has_hello()) {
+    return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "no SamplerHello");
   }
-  return grpc::Status::OK;
+  {
+    absl::MutexLock lock(&mutex_);
+    sampler_ = stream;
+    sampler_end_ = grpc::Status::OK;
+    ++sampler_sessions_;
+  }
+  while (stream->Read(&message)) {
+    absl::MutexLock lock(&mutex_);
+    ++sample_messages_;
+    for (const pb::SampleUpdate& update : message.updates().updates()) samples_.push_back(update);
+    if (!sampler_end_.ok()) break;
+  }
+  absl::MutexLock lock(&mutex_);
+  sampler_ = nullptr;
+  return sampler_end_;
+}
+
+bool FakeCoordinator::WaitForSampler(int number, absl::Duration limit) {
+  absl::MutexLock lock(&mutex_);
+  auto open = [this, number]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return sampler_ != nullptr && sampler_sessions_ >= number;
+  };
+  return mutex_.AwaitWithTimeout(absl::Condition(&open), limit);
+}
+
+bool FakeCoordinator::Send(const pb::SamplerCommand& command) {
+  absl::MutexLock lock(&mutex_);
+  return sampler_ != nullptr && sampler_->Write(command);
+}
+
+void FakeCoordinator::EndSampler(const grpc::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  sampler_end_ = status;
+}
+
+int FakeCoordinator::SampleMessages() const {
+  absl::MutexLock lock(&mutex_);
+  return sample_messages_;
 }
 
 grpc::Status FakeCoordinator::PushLogs(grpc::ServerContext* context,

@@ -1,6 +1,6 @@
-// A scripted coordinator for tests of the worker: takes one worker session, remembers what it says,
-// sends what the test wants, and keeps checkpoints, keys and samples in memory. A checkpoint is
-// committed when the shards of all ranks are in. Thread-safe.
+// A scripted coordinator for tests of the worker: takes one session of a worker and one of a
+// sampler, remembers what they say, sends what the test wants, and keeps checkpoints, keys and
+// samples in memory. A checkpoint is committed when the shards of all ranks are in. Thread-safe.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -16,11 +16,13 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "diffmoe/worker/v1/bulk_plane.grpc.pb.h"
+#include "diffmoe/worker/v1/sampler_plane.grpc.pb.h"
 #include "diffmoe/worker/v1/worker_plane.grpc.pb.h"
 
 namespace diffmoe::test {
 
 class FakeCoordinator final : public worker::v1::WorkerPlane::Service,
+                              public worker::v1::SamplerPlane::Service,
                               public worker::v1::BulkPlane::Service {
  public:
   FakeCoordinator() = default;
@@ -50,7 +52,15 @@ class FakeCoordinator final : public worker::v1::WorkerPlane::Service,
   bool WaitFor(const std::function<bool(const worker::v1::WorkerMessage&)>& accept,
                worker::v1::WorkerMessage* out = nullptr,
                absl::Duration limit = absl::Seconds(20)) const;
+  // Waits for the sampler's session number `number`, counted from 1.
+  bool WaitForSampler(int number, absl::Duration limit = absl::Seconds(20));
+  // False when no sampler has a session.
+  bool Send(const worker::v1::SamplerCommand& command);
+  // Ends the sampler's session with this status after its next message.
+  void EndSampler(const grpc::Status& status);
   std::vector<worker::v1::SampleUpdate> Samples() const;
+  // Messages that brought them.
+  int SampleMessages() const;
 
   grpc::Status Session(grpc::ServerContext* context,
                        grpc::ServerReaderWriter<worker::v1::CoordinatorMessage,
@@ -66,9 +76,9 @@ class FakeCoordinator final : public worker::v1::WorkerPlane::Service,
                            grpc::ServerWriter<worker::v1::ReadExtentsResponse>* writer) override;
   grpc::Status KeyValue(grpc::ServerContext* context, const worker::v1::KeyValueRequest* request,
                         worker::v1::KeyValueResponse* response) override;
-  grpc::Status PushSamples(grpc::ServerContext* context,
-                           grpc::ServerReader<worker::v1::SampleUpdate>* reader,
-                           worker::v1::PushSamplesResponse* response) override;
+  grpc::Status Session(grpc::ServerContext* context,
+                       grpc::ServerReaderWriter<worker::v1::SamplerCommand,
+                                                worker::v1::SamplerMessage>* stream) override;
   grpc::Status PushLogs(grpc::ServerContext* context,
                         grpc::ServerReader<worker::v1::LogLines>* reader,
                         worker::v1::PushLogsResponse* response) override;
@@ -79,6 +89,8 @@ class FakeCoordinator final : public worker::v1::WorkerPlane::Service,
  private:
   using Stream =
       grpc::ServerReaderWriter<worker::v1::CoordinatorMessage, worker::v1::WorkerMessage>;
+  using SamplerStream =
+      grpc::ServerReaderWriter<worker::v1::SamplerCommand, worker::v1::SamplerMessage>;
   struct Shard {
     worker::v1::ShardHeader header;
     std::string bytes;
@@ -100,6 +112,10 @@ class FakeCoordinator final : public worker::v1::WorkerPlane::Service,
   int sessions_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<worker::v1::WorkerMessage> messages_ ABSL_GUARDED_BY(mutex_);
+  SamplerStream* sampler_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  grpc::Status sampler_end_ ABSL_GUARDED_BY(mutex_);
+  int sampler_sessions_ ABSL_GUARDED_BY(mutex_) = 0;
+  int sample_messages_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<worker::v1::SampleUpdate> samples_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::string> logs_ ABSL_GUARDED_BY(mutex_);  // by read_id
   bool hold_commits_ ABSL_GUARDED_BY(mutex_) = false;

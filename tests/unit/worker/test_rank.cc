@@ -229,16 +229,20 @@ absl::Status ServeOne(RankLink& link, const SampleWork& work) {
   const std::string& id = work.request_id;
   RETURN_IF_ERROR(link.PushSampleUpdate(id, SampleStarted{}));
   if (work.config.name == "cancel-me") {
+    link.FlushSampleUpdates();
     while (auto command = link.NextCommand(kLong)) {
       if (std::holds_alternative<StopCommand>(*command)) return absl::OkStatus();
+      if (std::holds_alternative<ForgetSamplesCommand>(*command)) return absl::OkStatus();
       if (auto* cancel = std::get_if<CancelSampleCommand>(&*command);
           cancel && cancel->request_id == id) {
-        return link.PushSampleUpdate(id, absl::CancelledError("cancelled at a step"));
+        return Expect(absl::IsUnavailable(link.PushSampleUpdate(id, SampleStarted{})),
+                      "nothing to be sent for a request that was cancelled");
       }
     }
   }
   RETURN_IF_ERROR(link.PushSampleUpdate(id, SampleProgressUpdate{1, work.steps, 0}));
-  for (size_t i = 0; i < work.classes.size(); ++i) {
+  const size_t images = work.config.name == "no-images" ? 0 : work.classes.size();
+  for (size_t i = 0; i < images; ++i) {
     SampleImage image;
     image.index = static_cast<int>(i);
     image.label = work.classes[i];
@@ -251,7 +255,9 @@ absl::Status ServeOne(RankLink& link, const SampleWork& work) {
   finished.capacity = {1, 2};
   finished.seconds = 0.5;
   finished.thresholds_hash = "ab";
-  return link.PushSampleUpdate(id, std::move(finished));
+  RETURN_IF_ERROR(link.PushSampleUpdate(id, std::move(finished)));
+  link.FlushSampleUpdates();
+  return absl::OkStatus();
 }
 
 absl::Status Serve(RankLink& link) {

@@ -78,6 +78,7 @@ TEST_F(UpTest, StartsBothSaysWhereTheyAreAndStopsThemInOrder) {
       up_->Err(),
       absl::StrCat("coordinator  127.0.0.1:4242   metrics http://127.0.0.1:4243/metrics\n"
                    "worker       w-1, 3 slots   metrics http://127.0.0.1:4243/metrics\n"
+                   "console      http://127.0.0.1:4243/ (read-only)\n"
                    "data         ",
                    dir_.Sub("data"), "\n\nNext, in another terminal: diffmoe --data-dir ",
                    dir_.Sub("data"), " submit ")))
@@ -97,9 +98,10 @@ TEST_F(UpTest, StartsBothSaysWhereTheyAreAndStopsThemInOrder) {
 }
 
 TEST_F(UpTest, WorkerServesItsMetricsOnePortHigher) {
-  StartUp({"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:7171"});
+  StartUp({"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:7171", "--console-writes"});
   ASSERT_TRUE(up_->WaitForText("Ctrl-C stops both", kLimit)) << up_->Err();
   EXPECT_TRUE(absl::StrContains(Starts("coordinator"), "--metrics-listen 127.0.0.1:7171 "));
+  EXPECT_TRUE(absl::StrContains(Starts("coordinator"), "--console-writes"));
   EXPECT_TRUE(absl::StrContains(Starts("worker"), "--metrics-listen 127.0.0.1:7172 "));
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <iterator>
 #include <limits>
 #include <set>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
@@ -66,7 +68,8 @@ struct Everything {
         store(registry),
         worker(registry) {
     train.Update("fashion-1", SomeProgress(10), SpecOf(32));
-    cluster.SetJobs("QUEUED", 2);
+    cluster.SetJobs({{"QUEUED", 2}, {"FAILED", 0}}, 2);
+    cluster.SetLoopTime(1'700'000'000'500);
     cluster.CountRestart("signal");
     cluster.SetWorkers(1, 0);
     cluster.SetSlots(2, 1);
@@ -78,11 +81,15 @@ struct Everything {
     samples.ObserveQueueWait(0.01);
     samples.ObserveStep(0.02);
     samples.CountImage();
+    samples.CountSubmitted();
     samples.Ended(SampleOutcome::kOk, 1.5);
+    samples.SetInWork(0, 0);
     rpc.Ended("TrainingJobService/SubmitJob", absl::StatusCode::kOk, 0.002);
     store.Commit(absl::StatusCode::kOk, 5, 0.0004);
     store.SetBytes(1000, 2000);
+    store.SetDiskFree(5000);
     worker.SetSlots(1, 2);
+    worker.SetDiskFree(6000);
     worker.CountRankStart(/*sampler=*/true);
     worker.CountRankExit(RankExitCause::kSignal);
     worker.CountBulkSent(10);
@@ -192,9 +199,66 @@ TEST_F(MetricsTest, ProgressBecomesSeries) {
   EXPECT_EQ(Value("diffmoe_train_step_duration_seconds{job_id=\"j\",phase=\"forward\"}"), "0.125");
   EXPECT_EQ(Value("diffmoe_moe_capacity_ratio{block=\"1\",job_id=\"j\"}"), "0.75");
   EXPECT_EQ(Value("diffmoe_moe_threshold{block=\"1\",job_id=\"j\",stat=\"min\"}"), "0.25");
-  EXPECT_EQ(Value("diffmoe_moe_threshold{block=\"1\",job_id=\"j\",stat=\"mean\"}"), "0.5");
+  EXPECT_EQ(Value("diffmoe_moe_threshold{block=\"1\",job_id=\"j\",stat=\"median\"}"), "0.5");
+  EXPECT_EQ(Value("diffmoe_moe_expert_load_ratio{block=\"1\",job_id=\"j\",stat=\"p95\"}"), "2");
+  EXPECT_EQ(Value("diffmoe_moe_threshold_drift{block=\"1\",job_id=\"j\"}"), "0");
   EXPECT_EQ(Value("diffmoe_moe_expert_load_ratio{block=\"1\",job_id=\"j\",stat=\"max\"}"), "2");
   EXPECT_EQ(Value("diffmoe_moe_dead_experts{block=\"1\",job_id=\"j\"}"), "1");
+}
+
+TEST_F(MetricsTest, ThresholdsDriftFromReportToReport) {
+  TrainMetrics train(registry_);
+  train.Update("j", SomeProgress(10), SpecOf(32));
+  v1::Progress later = SomeProgress(20);  // thresholds 0.25, 0.5, 0.75 before
+  later.mutable_layers(0)->set_thresholds(0, 0.625F);
+  later.mutable_layers(0)->set_thresholds(2, 0.375F);
+  train.Update("j", later, SpecOf(32));
+  EXPECT_EQ(Value("diffmoe_moe_threshold_drift{block=\"1\",job_id=\"j\"}"), "0.25");
+}
+
+TEST_F(MetricsTest, ALossThatIsNotFiniteShowsUntilTheNextReport) {
+  TrainMetrics train(registry_);
+  train.Update("j", SomeProgress(10), SpecOf(32));
+  train.LossNotFinite("j");
+  EXPECT_EQ(Value("diffmoe_train_loss{job_id=\"j\"}"), "Nan");
+  EXPECT_EQ(Value("diffmoe_train_step{job_id=\"j\"}"), "10");
+  train.Update("j", SomeProgress(11), SpecOf(32));
+  EXPECT_EQ(Value("diffmoe_train_loss{job_id=\"j\"}"), "0.25");
+}
+
+// A request is never missing from the sum that a scrape sees, and never in it twice.
+TEST_F(MetricsTest, RequestsAddUpInEveryScrape) {
+  SampleMetrics samples(registry_);
+  std::atomic<bool> done = false;
+  std::thread loop([&] {
+    for (int i = 0; i < 3000; ++i) {
+      samples.CountSubmitted();
+      samples.SetInWork(1, 0);
+      samples.SetInWork(0, 1);
+      samples.Ended(i % 2 == 0 ? SampleOutcome::kOk : SampleOutcome::kCancelled, 0.1);
+      samples.SetInWork(0, 0);
+    }
+    done = true;
+  });
+  int scrapes = 0;
+  while (!done || scrapes == 0) {
+    double submitted = 0, found = 0;
+    const std::string text = registry_.Text();
+    for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+      const std::vector<absl::string_view> words = absl::StrSplit(line, ' ');
+      double value = 0;
+      if (words.size() != 2 || !absl::SimpleAtod(words[1], &value)) continue;
+      if (words[0] == "diffmoe_sample_submitted_total") submitted = value;
+      if (words[0] == "diffmoe_sample_queued" || words[0] == "diffmoe_sample_running" ||
+          absl::StartsWith(words[0], "diffmoe_sample_requests_total{")) {
+        found += value;
+      }
+    }
+    ASSERT_EQ(submitted, found) << text;
+    ++scrapes;
+  }
+  loop.join();
+  EXPECT_EQ(Value("diffmoe_sample_submitted_total"), "3000");
 }
 
 TEST_F(MetricsTest, SamplesAreCountedFromReportToReport) {

@@ -11,6 +11,7 @@
 #include "tests/support/temp_dir.h"
 #include "tests/support/wait.h"
 #include "tests/unit/server/api/coordinator_fixture.h"
+#include "tests/unit/server/api/fake_sampler.h"
 #include "tests/unit/server/api/fake_worker.h"
 
 namespace diffmoe::server {
@@ -136,31 +137,18 @@ TEST_F(CallTracesTest, ImagesHaveTheTimeInTheQueueAndAtTheSampler) {
   request.set_count(1);
   request.set_request_id("mine");
   const auto stream = sampling_->Sample(&context, request);
-  const auto sampler = worker.WaitForSampler();
-  ASSERT_TRUE(sampler);
-  worker.SendStarted(*sampler);
-  const auto task = worker.WaitForTask();
+  const auto group = worker.WaitForSampler();
+  ASSERT_TRUE(group);
+  worker.SendStarted(*group);
+  FakeSampler sampler(coordinator_->grpc_address(), group->group());
+  const auto task = sampler.WaitForTask();
   ASSERT_TRUE(task);
-  grpc::ClientContext push_context;
-  worker::v1::PushSamplesResponse ack;
-  const auto push = worker.bulk()->PushSamples(&push_context, &ack);
-  worker::v1::SampleUpdate update;
-  update.set_request_id(task->request_id());
-  *update.mutable_group() = task->group();
-  update.mutable_response()->mutable_started();
-  ASSERT_TRUE(push->Write(update));
+  v1::SampleResponse begun, image, finished;
+  begun.mutable_started();
+  image.mutable_image()->set_pixels("p");
+  finished.mutable_finished()->mutable_receipt()->add_capacity(1);
+  sampler.Push(*task, {begun, image, finished});
   v1::SampleResponse response;
-  bool started = false;
-  while (!started && stream->Read(&response)) started = response.has_started();
-  ASSERT_TRUE(started);
-  v1::SampleResponse::Image* image = update.mutable_response()->mutable_image();
-  image->set_pixels("p");
-  image->set_total_bytes(1);
-  ASSERT_TRUE(push->Write(update));
-  update.mutable_response()->mutable_finished();
-  ASSERT_TRUE(push->Write(update));
-  push->WritesDone();
-  EXPECT_TRUE(push->Finish().ok());
   while (stream->Read(&response)) {
   }
   EXPECT_TRUE(stream->Finish().ok());

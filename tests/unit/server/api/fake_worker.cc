@@ -74,11 +74,6 @@ std::optional<worker::v1::StartRank> FakeWorker::WaitForSampler() {
   return message ? std::optional(message->start_rank()) : std::nullopt;
 }
 
-std::optional<worker::v1::SampleTask> FakeWorker::WaitForTask() {
-  const auto message = Wait([](const CoordinatorMessage& m) { return m.has_sample_task(); });
-  return message ? std::optional(message->sample_task()) : std::nullopt;
-}
-
 std::optional<worker::v1::StopGroup> FakeWorker::WaitForStop() {
   const auto message = Wait([](const CoordinatorMessage& m) { return m.has_stop_group(); });
   return message ? std::optional(message->stop_group()) : std::nullopt;

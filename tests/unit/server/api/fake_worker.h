@@ -45,7 +45,6 @@ class FakeWorker {
       const std::function<bool(const worker::v1::CoordinatorMessage&)>& wanted);
   std::optional<worker::v1::StartRank> WaitForStart(int64_t epoch, int rank);
   std::optional<worker::v1::StartRank> WaitForSampler();
-  std::optional<worker::v1::SampleTask> WaitForTask();
   std::optional<worker::v1::StopGroup> WaitForStop();
   bool WaitForWelcome();
   // How the coordinator ended the stream.

@@ -5,6 +5,7 @@
 
 #include "tests/support/wait.h"
 #include "tests/unit/server/api/coordinator_fixture.h"
+#include "tests/unit/server/api/fake_sampler.h"
 #include "tests/unit/server/api/fake_worker.h"
 
 namespace diffmoe::server {
@@ -30,30 +31,16 @@ class SamplingApiTest : public CoordinatorFixture {
     request.set_count(count);
     return request;
   }
-  // The sampler pushes these responses for the task over the bulk plane.
-  void Push(const worker::v1::SampleTask& task, const std::vector<v1::SampleResponse>& responses) {
-    std::vector<worker::v1::SampleUpdate> updates;
-    for (const v1::SampleResponse& response : responses) {
-      worker::v1::SampleUpdate& update = updates.emplace_back();
-      update.set_request_id(task.request_id());
-      *update.mutable_group() = task.group();
-      *update.mutable_response() = response;
-    }
-    PushUpdates(updates);
-  }
-  void PushUpdates(const std::vector<worker::v1::SampleUpdate>& updates) {
-    grpc::ClientContext context;
-    worker::v1::PushSamplesResponse ack;
-    auto writer = worker_->bulk()->PushSamples(&context, &ack);
-    for (const worker::v1::SampleUpdate& update : updates) writer->Write(update);
-    writer->WritesDone();
-    EXPECT_TRUE(writer->Finish().ok());
+  // Plays the sampler that the worker is told to start.
+  bool StartSampler() {
+    const auto start = worker_->WaitForSampler();
+    if (!start) return false;
+    worker_->SendStarted(*start);
+    sampler_ = std::make_unique<FakeSampler>(coordinator_->grpc_address(), start->group());
+    return true;
   }
   std::optional<worker::v1::SampleTask> StartSamplerAndWaitForTask() {
-    const auto start = worker_->WaitForSampler();
-    if (!start) return std::nullopt;
-    worker_->SendStarted(*start);
-    return worker_->WaitForTask();
+    return StartSampler() ? sampler_->WaitForTask() : std::nullopt;
   }
   grpc::Status Cancel(const std::string& request_id) {
     grpc::ClientContext context;
@@ -91,6 +78,7 @@ class SamplingApiTest : public CoordinatorFixture {
   }
 
   std::unique_ptr<FakeWorker> worker_;
+  std::unique_ptr<FakeSampler> sampler_;
   std::string job_;
 };
 
@@ -108,16 +96,13 @@ TEST_F(SamplingApiTest, FromQueuedToFinished) {
   v1::SampleResponse response;
   ASSERT_TRUE(reader->Read(&response));
   EXPECT_EQ(response.queued().reason(), "starting a sampler on worker w1");
-  const auto start = worker_->WaitForSampler();
-  ASSERT_TRUE(start);
-  worker_->SendStarted(*start);
-  const auto task = worker_->WaitForTask();
+  const auto task = StartSamplerAndWaitForTask();
   ASSERT_TRUE(task);
   EXPECT_EQ(task->step(), 20);
   v1::SampleResponse started, finished;
   started.mutable_started();
   finished.mutable_finished()->mutable_receipt()->add_capacity(0.9);
-  Push(*task, {started, ImageOf(0, 1000), ImageOf(1, 1000), finished});
+  sampler_->Push(*task, {started, ImageOf(0, 1000), ImageOf(1, 1000), finished});
   std::vector<int> images;
   v1::Receipt receipt;
   while (reader->Read(&response)) {
@@ -154,14 +139,11 @@ TEST_F(SamplingApiTest, ClientThatLeavesFreesTheSampler) {
   StartJob();
   auto context = std::make_unique<grpc::ClientContext>();
   auto reader = sampling_->Sample(context.get(), Request(1));
-  const auto start = worker_->WaitForSampler();
-  ASSERT_TRUE(start);
-  worker_->SendStarted(*start);
-  const auto task = worker_->WaitForTask();
+  const auto task = StartSamplerAndWaitForTask();
   ASSERT_TRUE(task);
   context->TryCancel();
-  const auto cancelled = worker_->Wait(
-      [](const worker::v1::CoordinatorMessage& message) { return message.has_cancel_sample(); });
+  const auto cancelled =
+      sampler_->Wait([](const auto& command) { return command.has_cancel_sample(); });
   ASSERT_TRUE(cancelled);
   EXPECT_EQ(cancelled->cancel_sample().request_id(), task->request_id());
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
@@ -182,15 +164,12 @@ TEST_F(SamplingApiTest, ResultsLargerThanAMessageArriveWhole) {
   StartJob();
   grpc::ClientContext context;
   auto reader = sampling_->Sample(&context, Request(6));
-  const auto start = worker_->WaitForSampler();
-  ASSERT_TRUE(start);
-  worker_->SendStarted(*start);
-  const auto task = worker_->WaitForTask();
+  const auto task = StartSamplerAndWaitForTask();
   ASSERT_TRUE(task);
   std::vector<v1::SampleResponse> responses;
   for (int i = 0; i < 6; ++i) responses.push_back(ImageOf(i, 1 << 20));
   responses.emplace_back().mutable_finished();
-  Push(*task, responses);
+  sampler_->Push(*task, responses);
   size_t bytes = 0;
   v1::SampleResponse response;
   while (reader->Read(&response)) bytes += response.image().pixels().size();
@@ -217,15 +196,15 @@ TEST_F(SamplingApiTest, SlowReaderLosesPreviewsAndKeepsImages) {
   responses.push_back(ImageOf(0, 1000));
   responses.push_back(ImageOf(1, 1000));
   responses.emplace_back().mutable_finished();
-  Push(*task, responses);
+  sampler_->Push(*task, responses);
   // Another request isn't held up by it: nobody has read a word of the first one yet.
   grpc::ClientContext other_context;
   auto other = sampling_->Sample(&other_context, Request(1));
-  const auto other_task = worker_->WaitForTask();
+  const auto other_task = sampler_->WaitForTask();
   ASSERT_TRUE(other_task);
   v1::SampleResponse finished, response;
   finished.mutable_finished();
-  Push(*other_task, {ImageOf(0, 10), finished});
+  sampler_->Push(*other_task, {ImageOf(0, 10), finished});
   while (other->Read(&response)) {
   }
   EXPECT_TRUE(other->Finish().ok());
@@ -259,7 +238,7 @@ TEST_F(SamplingApiTest, CancelledByItsId) {
   while (reader->Read(&response)) {
   }
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
-  EXPECT_TRUE(worker_->Wait([](const auto& message) { return message.has_cancel_sample(); }));
+  EXPECT_TRUE(sampler_->Wait([](const auto& command) { return command.has_cancel_sample(); }));
   EXPECT_TRUE(Cancel("mine").ok()) << "it has ended";
   EXPECT_EQ(DetailsOf(Cancel("never seen")).reason(), v1::SAMPLE_NOT_FOUND);
   EXPECT_EQ(Cancel("a\nb").error_code(), grpc::StatusCode::INVALID_ARGUMENT);
@@ -273,7 +252,7 @@ TEST_F(SamplingApiTest, IdIsDrawnAndReturned) {
   ASSERT_TRUE(task);
   v1::SampleResponse finished, response;
   finished.mutable_finished();
-  Push(*task, {ImageOf(0, 10), finished});
+  sampler_->Push(*task, {ImageOf(0, 10), finished});
   while (reader->Read(&response)) {
   }
   const v1::Receipt& receipt = response.finished().receipt();
@@ -283,7 +262,7 @@ TEST_F(SamplingApiTest, IdIsDrawnAndReturned) {
   again.set_request_id(receipt.request_id());
   grpc::ClientContext again_context;
   auto second = sampling_->Sample(&again_context, again);
-  const auto second_task = worker_->WaitForTask();
+  const auto second_task = sampler_->WaitForTask();
   ASSERT_TRUE(second_task);
   EXPECT_EQ(second_task->request().seed(), receipt.seed());
   again.set_count(2);
@@ -301,21 +280,17 @@ TEST_F(SamplingApiTest, CalibrationIsStreamedAndKept) {
   EXPECT_EQ(DetailsOf(GetCalibration(nullptr)).reason(), v1::NO_CALIBRATION);
   grpc::ClientContext context;
   auto reader = sampling_->CalibrateCheckpoint(&context, request);
-  const auto start = worker_->WaitForSampler();
-  ASSERT_TRUE(start);
-  worker_->SendStarted(*start);
-  const auto message =
-      worker_->Wait([](const auto& received) { return received.has_calibrate_task(); });
-  ASSERT_TRUE(message);
-  const worker::v1::CalibrateTask& task = message->calibrate_task();
+  ASSERT_TRUE(StartSampler());
+  const auto command =
+      sampler_->Wait([](const auto& received) { return received.has_calibrate_task(); });
+  ASSERT_TRUE(command);
   worker::v1::SampleUpdate progress, finished;
   for (auto* update : {&progress, &finished}) {
-    update->set_request_id(task.request_id());
-    *update->mutable_group() = task.group();
+    update->set_request_id(command->calibrate_task().request_id());
   }
   progress.mutable_calibration()->mutable_progress()->set_done(0.5);
   finished.mutable_calibration()->mutable_finished()->set_images(256);
-  PushUpdates({progress, finished});
+  sampler_->Push({progress, finished});
   v1::CalibrateCheckpointResponse response;
   while (reader->Read(&response)) {
   }
@@ -324,11 +299,61 @@ TEST_F(SamplingApiTest, CalibrationIsStreamedAndKept) {
   v1::Calibration kept;
   ASSERT_TRUE(GetCalibration(&kept).ok());
   EXPECT_EQ(kept.images(), 256);
+  sampler_.reset();
   worker_.reset();
   Stop();
   Start();
   ASSERT_TRUE(GetCalibration(&kept).ok());
   EXPECT_EQ(kept.checkpoint(), "jobs/" + job_ + "/checkpoints/20");
+}
+
+TEST_F(SamplingApiTest, SamplerOfAnotherProtocolIsRefused) {
+  StartJob();
+  worker::v1::GroupId group;
+  group.set_id("sampler-9");
+  FakeSampler other(coordinator_->grpc_address(), group, 99);
+  const grpc::Status status = other.WaitForEnd();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(DetailsOf(status).reason(), v1::PROTOCOL_MISMATCH);
+}
+
+TEST_F(SamplingApiTest, SamplerThatIsNotWantedIsTold) {
+  StartJob();
+  worker::v1::GroupId group;
+  group.set_id("sampler-9");
+  group.set_epoch(9);
+  FakeSampler other(coordinator_->grpc_address(), group);
+  const grpc::Status status = other.WaitForEnd();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_EQ(status.error_message(), "epoch 9 of sampler-9 is not wanted");
+}
+
+TEST_F(SamplingApiTest, LostSessionIsMadeGoodByTheNext) {
+  StartJob();
+  grpc::ClientContext context;
+  auto reader = sampling_->Sample(&context, Request(2));
+  const auto start = worker_->WaitForSampler();
+  ASSERT_TRUE(start);
+  sampler_ = std::make_unique<FakeSampler>(coordinator_->grpc_address(), start->group());
+  const auto first = sampler_->WaitForTask();
+  ASSERT_TRUE(first);
+  sampler_->Push(*first, {ImageOf(0, 1000)});
+  v1::SampleResponse response, finished;
+  while (reader->Read(&response) && !response.has_image()) {
+  }
+  ASSERT_TRUE(response.has_image());
+  sampler_.reset();
+  sampler_ = std::make_unique<FakeSampler>(coordinator_->grpc_address(), start->group());
+  const auto second = sampler_->WaitForTask();
+  ASSERT_TRUE(second);
+  finished.mutable_finished();
+  sampler_->Push(*second, {ImageOf(0, 1000), ImageOf(1, 1000), finished});
+  std::vector<int> images;
+  while (reader->Read(&response)) {
+    if (response.has_image()) images.push_back(response.image().index());
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(images, std::vector<int>{1}) << "what the client has isn't sent again";
 }
 
 TEST_F(SamplingApiTest, StringsThatAreNoTextAreNamed) {

@@ -54,10 +54,10 @@ TEST(StreamOutboxTest, AHeldMessageGoesWithTheEnd) {
   OutboxAction action;
   ASSERT_TRUE(outbox.Push(Named("a"), &action));
   EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kNone);
-  outbox.Hold(Named("b"));
+  ASSERT_TRUE(outbox.Hold(Named("b")));
   EXPECT_EQ(outbox.End(grpc::Status::OK, false), OutboxAction::kWriteAndFinish);
   EXPECT_EQ(outbox.in_flight().id(), "b");
-  outbox.Hold(Named("late"));
+  ASSERT_TRUE(outbox.Hold(Named("late")));
   EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kNone);
 }
 
@@ -96,19 +96,18 @@ TEST(StreamOutboxTest, MergeKeepsOneMessageWaiting) {
   EXPECT_EQ(outbox.in_flight().id(), "bc");
 }
 
-TEST(StreamOutboxTest, PushReplacingDropsOutdatedOnesWhereverTheyWait) {
+TEST(StreamOutboxTest, HeldMessagesWaitForStart) {
   Outbox outbox({});
-  OutboxAction action;
-  const auto outdated = [](const v1::Job& waiting) { return waiting.id() == "old"; };
-  ASSERT_TRUE(outbox.Push(Named("a"), &action));
-  ASSERT_TRUE(outbox.PushReplacing(Named("old"), outdated, &action));
-  ASSERT_TRUE(outbox.Push(Named("b"), &action));
-  ASSERT_TRUE(outbox.PushReplacing(Named("new"), outdated, &action));
+  ASSERT_TRUE(outbox.Hold(Named("a")));
+  ASSERT_TRUE(outbox.Hold(Named("b")));
+  EXPECT_EQ(outbox.Start(), OutboxAction::kWrite);
+  EXPECT_EQ(outbox.in_flight().id(), "a");
+  EXPECT_TRUE(outbox.write_options().get_buffer_hint()) << "another one is behind it";
   EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kWrite);
   EXPECT_EQ(outbox.in_flight().id(), "b");
-  EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kWrite);
-  EXPECT_EQ(outbox.in_flight().id(), "new");
+  EXPECT_FALSE(outbox.write_options().get_buffer_hint());
   EXPECT_EQ(outbox.WriteDone(true), OutboxAction::kNone);
+  EXPECT_EQ(outbox.Start(), OutboxAction::kNone);
 }
 
 TEST(StreamOutboxTest, DropMakesRoom) {
@@ -116,6 +115,7 @@ TEST(StreamOutboxTest, DropMakesRoom) {
   OutboxAction action;
   for (const char* id : {"in flight", "old", "kept"}) ASSERT_TRUE(outbox.Push(Named(id), &action));
   EXPECT_FALSE(outbox.Push(Named("new"), &action));
+  EXPECT_FALSE(outbox.Hold(Named("new")));
   outbox.Drop([](const v1::Job& waiting) { return waiting.id() == "old"; });
   EXPECT_TRUE(outbox.Push(Named("new"), &action));
 }

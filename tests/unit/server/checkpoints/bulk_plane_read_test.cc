@@ -126,51 +126,5 @@ TEST_F(BulkPlaneTest, KeyValueGoesThroughTheEpochCheck) {
   EXPECT_EQ(call(2, get, &response).error_code(), grpc::StatusCode::ABORTED);
 }
 
-TEST_F(BulkPlaneTest, SampleUpdatesReachTheHostInOrder) {
-  const auto update = [](const std::string& request_id, const std::string& group) {
-    worker::v1::SampleUpdate message;
-    message.set_request_id(request_id);
-    message.mutable_group()->set_id(group);
-    message.mutable_group()->set_epoch(1);
-    return message;
-  };
-  worker::v1::PushSamplesResponse response;
-  {
-    grpc::ClientContext context;
-    auto stream = stub_->PushSamples(&context, &response);
-    for (int i = 0; i < 50; ++i) ASSERT_TRUE(stream->Write(update(absl::StrCat(i), "sampler-1")));
-    stream->WritesDone();
-    ASSERT_TRUE(stream->Finish().ok());
-  }
-  ASSERT_EQ(host_.SampleRequests().size(), 50u);
-  for (int i = 0; i < 50; ++i) EXPECT_EQ(host_.SampleRequests()[i], absl::StrCat(i));
-  {
-    grpc::ClientContext context;
-    auto stream = stub_->PushSamples(&context, &response);
-    stream->Write(update("a", "sampler-1"));
-    stream->Write(update("b", "sampler-2"));
-    EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  }
-  host_.SetSampleResult(absl::AbortedError("no longer wanted"));
-  grpc::ClientContext context;
-  auto stream = stub_->PushSamples(&context, &response);
-  stream->Write(update("c", "sampler-1"));
-  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::ABORTED);
-}
-
-TEST_F(BulkPlaneTest, EndGroupEndsASamplersStream) {
-  grpc::ClientContext context;
-  worker::v1::PushSamplesResponse response;
-  auto stream = stub_->PushSamples(&context, &response);
-  worker::v1::SampleUpdate update;
-  update.set_request_id("r");
-  update.mutable_group()->set_id("sampler-1");
-  update.mutable_group()->set_epoch(1);
-  ASSERT_TRUE(stream->Write(update));
-  ASSERT_TRUE(test::WaitUntil(absl::Seconds(10), [&] { return !host_.SampleRequests().empty(); }));
-  service_->EndGroup(update.group());
-  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
-}
-
 }  // namespace
 }  // namespace diffmoe::server

@@ -36,12 +36,6 @@ void FakeHost::OnDamagedCheckpoint(const std::string& job_id, int64_t step,
   damaged_.push_back(absl::StrCat(job_id, "@", step, ": ", reason));
 }
 
-absl::Status FakeHost::OnSampleUpdate(const worker::v1::SampleUpdate& update) {
-  absl::MutexLock lock(&mutex_);
-  sample_requests_.push_back(update.request_id());
-  return sample_result_;
-}
-
 void FakeHost::SetEpoch(const std::string& id, int64_t epoch) {
   absl::MutexLock lock(&mutex_);
   epochs_[id] = epoch;
@@ -49,10 +43,6 @@ void FakeHost::SetEpoch(const std::string& id, int64_t epoch) {
 void FakeHost::SetCommitResult(const absl::Status& status) {
   absl::MutexLock lock(&mutex_);
   commit_result_ = status;
-}
-void FakeHost::SetSampleResult(const absl::Status& status) {
-  absl::MutexLock lock(&mutex_);
-  sample_result_ = status;
 }
 void FakeHost::ForgetManifest(const std::string& job_id, int64_t step) {
   absl::MutexLock lock(&mutex_);
@@ -67,10 +57,6 @@ std::vector<worker::v1::Manifest> FakeHost::Manifests() {
 std::vector<std::string> FakeHost::Damaged() {
   absl::MutexLock lock(&mutex_);
   return damaged_;
-}
-std::vector<std::string> FakeHost::SampleRequests() {
-  absl::MutexLock lock(&mutex_);
-  return sample_requests_;
 }
 
 }  // namespace diffmoe::server

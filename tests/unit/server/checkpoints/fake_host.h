@@ -21,27 +21,22 @@ class FakeHost final : public CoordinatorHost {
                                                    int64_t step) override;
   void OnDamagedCheckpoint(const std::string& job_id, int64_t step,
                            const std::string& reason) override;
-  absl::Status OnSampleUpdate(const worker::v1::SampleUpdate& update) override;
 
   // Epochs other than this are stale; default 1 for every group.
   void SetEpoch(const std::string& id, int64_t epoch);
-  // What CommitManifest and OnSampleUpdate answer from now on.
+  // What CommitManifest answers from now on.
   void SetCommitResult(const absl::Status& status);
-  void SetSampleResult(const absl::Status& status);
   void ForgetManifest(const std::string& job_id, int64_t step);
   std::vector<worker::v1::Manifest> Manifests();
   std::vector<std::string> Damaged();
-  std::vector<std::string> SampleRequests();
 
  private:
   absl::Mutex mutex_;
   std::map<std::string, int64_t> epochs_ ABSL_GUARDED_BY(mutex_);
   absl::Status commit_result_ ABSL_GUARDED_BY(mutex_);
-  absl::Status sample_result_ ABSL_GUARDED_BY(mutex_);
   std::map<std::pair<std::string, int64_t>, worker::v1::Manifest> manifests_
       ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> damaged_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::string> sample_requests_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace diffmoe::server

@@ -22,20 +22,15 @@ v1::Calibration Result() {
 }
 
 std::vector<worker::v1::CalibrateTask> Tasks(const Scene& scene) {
-  std::vector<worker::v1::CalibrateTask> found;
-  for (const SendToWorker& send : scene.cluster.all<SendToWorker>()) {
-    if (send.message.has_calibrate_task()) found.push_back(send.message.calibrate_task());
-  }
-  return found;
+  return scene.cluster.calibrate_tasks();
 }
 
 void Say(ClusterHarness& cluster, const worker::v1::CalibrateTask& task,
          const v1::CalibrateCheckpointResponse& response) {
-  SampleUpdated event;
-  event.update.set_request_id(task.request_id());
-  *event.update.mutable_group() = task.group();
-  *event.update.mutable_calibration() = response;
-  cluster.Post(event);
+  worker::v1::SampleUpdate update;
+  update.set_request_id(task.request_id());
+  *update.mutable_calibration() = response;
+  cluster.Say(std::move(update));
 }
 
 void FinishCalibration(ClusterHarness& cluster, const worker::v1::CalibrateTask& task) {

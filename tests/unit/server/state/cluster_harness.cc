@@ -46,6 +46,15 @@ void ClusterHarness::Apply(const Event& event) {
         last_job = reply->job;
       }
       if (const auto* end = std::get_if<SampleEnd>(&effect)) sample_ends[end->call] = end->status;
+      if (const auto* send = std::get_if<SendToSampler>(&effect)) {
+        const worker::v1::SamplerCommand& command = send->command;
+        if (command.has_sample_task()) {
+          task_sessions_[command.sample_task().request_id()] = send->session;
+        }
+        if (command.has_calibrate_task()) {
+          task_sessions_[command.calibrate_task().request_id()] = send->session;
+        }
+      }
       effects.push_back(std::move(effect));
     }
   }
@@ -159,6 +168,16 @@ void ClusterHarness::Started(uint64_t session, const std::string& group, int64_t
   event.message.mutable_group()->set_epoch(epoch);
   event.message.set_rank(rank);
   Post(event);
+  if (state.samplers.contains(group)) ConnectSampler(session, group, epoch);
+}
+
+uint64_t ClusterHarness::ConnectSampler(uint64_t session, const std::string& group, int64_t epoch) {
+  SamplerConnected event{next_number_++, {}};
+  event.group.set_id(group);
+  event.group.set_epoch(epoch);
+  samplers_[event.session] = {session, event.group};
+  Post(event);
+  return event.session;
 }
 
 void ClusterHarness::Report(uint64_t session, const std::string& group, int64_t epoch,
@@ -241,10 +260,15 @@ uint64_t ClusterHarness::Sample(const std::string& job_id, std::optional<int64_t
 
 void ClusterHarness::Update(const worker::v1::SampleTask& task,
                             const v1::SampleResponse& response) {
-  SampleUpdated event;
-  event.update.set_request_id(task.request_id());
-  *event.update.mutable_group() = task.group();
-  *event.update.mutable_response() = response;
+  worker::v1::SampleUpdate update;
+  update.set_request_id(task.request_id());
+  *update.mutable_response() = response;
+  Say(std::move(update));
+}
+
+void ClusterHarness::Say(worker::v1::SampleUpdate update) {
+  SamplerUpdated event{task_sessions_.at(update.request_id()), {}};
+  *event.updates.add_updates() = std::move(update);
   Post(event);
 }
 
@@ -260,9 +284,11 @@ void ClusterHarness::FinishSample(const worker::v1::SampleTask& task) {
 
 void ClusterHarness::Load(const worker::v1::GroupId& group, double base_seconds, double row_seconds,
                           int64_t rows_waiting, int requests, int width_rows) {
-  SampleUpdated event;
-  *event.update.mutable_group() = group;
-  worker::v1::SamplerLoad* load = event.update.mutable_load();
+  SamplerUpdated event;
+  for (const auto& [number, sampler] : samplers_) {
+    if (sampler.group.id() == group.id()) event.session = number;
+  }
+  worker::v1::SamplerLoad* load = event.updates.add_updates()->mutable_load();
   load->set_step_base_seconds(base_seconds);
   load->set_step_row_seconds(row_seconds);
   load->set_rows_waiting(rows_waiting);
@@ -292,12 +318,11 @@ absl::Status ClusterHarness::CancelById(const std::string& request_id) {
 }
 
 void ClusterHarness::SampleFailed(const worker::v1::SampleTask& task, absl::StatusCode code) {
-  SampleUpdated event;
-  event.update.set_request_id(task.request_id());
-  *event.update.mutable_group() = task.group();
-  event.update.mutable_error()->set_status_code(static_cast<int>(code));
-  event.update.mutable_error()->set_message("said by the sampler");
-  Post(event);
+  worker::v1::SampleUpdate update;
+  update.set_request_id(task.request_id());
+  update.mutable_error()->set_status_code(static_cast<int>(code));
+  update.mutable_error()->set_message("said by the sampler");
+  Say(std::move(update));
 }
 
 std::vector<worker::v1::StartRank> ClusterHarness::starts(uint64_t session) const {
@@ -322,18 +347,27 @@ std::vector<worker::v1::StopGroup> ClusterHarness::stops(uint64_t session) const
 
 std::vector<worker::v1::SampleTask> ClusterHarness::tasks(uint64_t session) const {
   std::vector<worker::v1::SampleTask> found;
-  for (const SendToWorker& send : all<SendToWorker>()) {
-    if (send.session == session && send.message.has_sample_task()) {
-      found.push_back(send.message.sample_task());
+  for (const SendToSampler& send : all<SendToSampler>()) {
+    if (samplers_.at(send.session).worker_session == session && send.command.has_sample_task()) {
+      found.push_back(send.command.sample_task());
     }
+  }
+  return found;
+}
+
+std::vector<worker::v1::CalibrateTask> ClusterHarness::calibrate_tasks() const {
+  std::vector<worker::v1::CalibrateTask> found;
+  for (const SendToSampler& send : all<SendToSampler>()) {
+    if (send.command.has_calibrate_task()) found.push_back(send.command.calibrate_task());
   }
   return found;
 }
 
 int ClusterHarness::cancelled_tasks(uint64_t session) const {
   int count = 0;
-  for (const SendToWorker& send : all<SendToWorker>()) {
-    if (send.session == session && send.message.has_cancel_sample()) ++count;
+  for (const SendToSampler& send : all<SendToSampler>()) {
+    const bool here = samplers_.at(send.session).worker_session == session;
+    if (here && send.command.has_cancel_sample()) ++count;
   }
   return count;
 }

@@ -46,7 +46,10 @@ class ClusterHarness {
   // A worker with CPU slots; `running` as in Hello. Returns its session.
   uint64_t Connect(const std::string& worker_id, int slots,
                    const std::vector<worker::v1::RunningRank>& running = {});
+  // A sampler opens its own session, too.
   void Started(uint64_t session, const std::string& group, int64_t epoch, int rank);
+  // The session of a sampler on the worker of `session`; its number.
+  uint64_t ConnectSampler(uint64_t session, const std::string& group, int64_t epoch);
   void Report(uint64_t session, const std::string& group, int64_t epoch, int64_t step);
   void Done(uint64_t session, const std::string& group, int64_t epoch, int rank, int64_t step);
   void Killed(uint64_t session, const std::string& group, int64_t epoch, int rank, int signal);
@@ -62,6 +65,8 @@ class ClusterHarness {
   uint64_t Submit(SubmitSample event);
   uint64_t Calibrate(SubmitCalibration event);
   absl::Status CancelById(const std::string& request_id);
+  // In the session that the task was sent over.
+  void Say(worker::v1::SampleUpdate update);
   void Update(const worker::v1::SampleTask& task, const v1::SampleResponse& response);
   // All images, then the end.
   void FinishSample(const worker::v1::SampleTask& task);
@@ -71,10 +76,15 @@ class ClusterHarness {
   void SampleFailed(const worker::v1::SampleTask& task, absl::StatusCode code);
 
   const v1::Job& job(const std::string& id) const { return state.jobs.at(id).job(); }
-  // Messages to a session since the last Clear().
+  // Messages to a worker's session, or to samplers on it, since the last Clear().
   std::vector<worker::v1::StartRank> starts(uint64_t session) const;
   std::vector<worker::v1::StopGroup> stops(uint64_t session) const;
   std::vector<worker::v1::SampleTask> tasks(uint64_t session) const;
+  std::vector<worker::v1::CalibrateTask> calibrate_tasks() const;
+  // Of the sampler that was given a task.
+  const worker::v1::GroupId& group_of(const std::string& task_id) const {
+    return samplers_.at(task_sessions_.at(task_id)).group;
+  }
   int cancelled_tasks(uint64_t session) const;
   std::vector<v1::SampleResponse> responses(uint64_t call) const;
   // Of ended sample calls.
@@ -101,7 +111,13 @@ class ClusterHarness {
   void Apply(const Event& event);
   // The event and, when slots or the queue have changed, Schedule: as the loop does.
   void ApplyBatch(const Event& event);
+  struct SamplerSession {
+    uint64_t worker_session = 0;
+    worker::v1::GroupId group;
+  };
   uint64_t next_number_ = 1;
+  std::map<uint64_t, SamplerSession> samplers_;    // by session
+  std::map<std::string, uint64_t> task_sessions_;  // by task id
 };
 
 worker::v1::RunningRank Running(const std::string& group, int64_t epoch, int rank, int slot);

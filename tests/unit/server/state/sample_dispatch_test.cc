@@ -91,7 +91,8 @@ TEST(DispatchTest, ALoadWritesNothing) {
   scene.cluster.Clear();
   scene.cluster.Load(start.group(), 0.01, 0.01, 100, 1);
   EXPECT_EQ(scene.cluster.records, records);
-  EXPECT_TRUE(scene.cluster.effects.empty());
+  ASSERT_EQ(scene.cluster.effects.size(), 1u);
+  EXPECT_TRUE(std::holds_alternative<ReadSampler>(scene.cluster.effects[0]));
   EXPECT_FALSE(ScheduleDue(scene.cluster.state));
 }
 
@@ -167,7 +168,8 @@ TEST(DispatchTest, ANewerCheckpointDisturbsNobody) {
   const auto tasks = scene.cluster.tasks(scene.running.session);
   ASSERT_EQ(tasks.size(), 2u);
   EXPECT_EQ(tasks[1].step(), 40);
-  EXPECT_EQ(tasks[0].group().id(), tasks[1].group().id());
+  EXPECT_EQ(scene.cluster.group_of(tasks[0].request_id()).id(),
+            scene.cluster.group_of(tasks[1].request_id()).id());
   scene.cluster.FinishSample(tasks[0]);
   scene.cluster.FinishSample(tasks[1]);
   EXPECT_TRUE(scene.cluster.sample_ends.at(old).ok());

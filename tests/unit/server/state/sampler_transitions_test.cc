@@ -96,37 +96,104 @@ TEST(SamplerTest, IdsAreNotUsedAgainAfterARestart) {
   EXPECT_NE(scene.cluster.starts(session)[0].group().id(), before);
 }
 
-TEST(SamplerTest, IsReadyWhenItsStartWasLostWithTheStream) {
+TEST(SamplerTest, IsReadyWithItsSessionThoughItsStartWasLost) {
   Scene scene(1);
   ClusterHarness& cluster = scene.cluster;
   cluster.Sample(scene.running.id);
   const worker::v1::StartRank start = cluster.starts(scene.running.session).back();
-  cluster.Post(SessionClosed{scene.running.session});
-  const uint64_t session =
-      cluster.Connect("w1", 2,
-                      {Running(scene.running.id, 1, 0, 0),
-                       Running(start.group().id(), start.group().epoch(), 0, 1)});
-  EXPECT_EQ(cluster.tasks(session).size(), 1u);
+  EXPECT_TRUE(cluster.tasks(scene.running.session).empty());
+  cluster.ConnectSampler(scene.running.session, start.group().id(), start.group().epoch());
+  EXPECT_EQ(cluster.tasks(scene.running.session).size(), 1u);
 }
 
-TEST(SamplerTest, TaskThatWasLostWithTheStreamIsSentAgain) {
+TEST(SamplerTest, KeepsItsRequestsWhenItsWorkerConnectsAgain) {
+  Scene scene(1);
+  ClusterHarness& cluster = scene.cluster;
+  const uint64_t call = cluster.Sample(scene.running.id);
+  const worker::v1::StartRank start = scene.StartSampler();
+  const worker::v1::SampleTask task = cluster.tasks(scene.running.session).at(0);
+  cluster.Connect("w1", 2,
+                  {Running(scene.running.id, 1, 0, 0),
+                   Running(start.group().id(), start.group().epoch(), 0, 1)});
+  cluster.FinishSample(task);
+  ASSERT_TRUE(cluster.sample_ends.contains(call));
+  EXPECT_TRUE(cluster.sample_ends.at(call).ok());
+}
+
+TEST(SamplerTest, RequestsOfALostSessionAreGivenAwayAgain) {
+  Scene scene(1);
+  ClusterHarness& cluster = scene.cluster;
+  const uint64_t call = cluster.Sample(scene.running.id);
+  const worker::v1::StartRank start = cluster.starts(scene.running.session).back();
+  const std::string id = start.group().id();
+  const uint64_t session = cluster.ConnectSampler(scene.running.session, id, start.group().epoch());
+  const worker::v1::SampleTask first = cluster.tasks(scene.running.session).at(0);
+  cluster.Update(first, Started());
+  cluster.Post(SamplerDisconnected{session});
+  EXPECT_EQ(cluster.state.samplers.at(id).phase, SamplerPhase::kStarting);
+  EXPECT_EQ(cluster.responses(call).back().queued().reason(), "starting a sampler on worker w1");
+  cluster.ConnectSampler(scene.running.session, id, start.group().epoch());
+  ASSERT_EQ(cluster.tasks(scene.running.session).size(), 2u);
+  const worker::v1::SampleTask second = cluster.tasks(scene.running.session)[1];
+  EXPECT_NE(second.request_id(), first.request_id()) << "so that late updates are told apart";
+  cluster.FinishSample(first);
+  EXPECT_FALSE(cluster.sample_ends.contains(call)) << "its session is over";
+  cluster.FinishSample(second);
+  EXPECT_TRUE(cluster.sample_ends.at(call).ok());
+}
+
+TEST(SamplerTest, NewerSessionReplacesTheOlderOne) {
   Scene scene(1);
   ClusterHarness& cluster = scene.cluster;
   cluster.Sample(scene.running.id);
   const worker::v1::GroupId group = cluster.starts(scene.running.session).back().group();
-  cluster.Started(scene.running.session, group.id(), group.epoch(), 0);
-  ASSERT_EQ(cluster.tasks(scene.running.session).size(), 1u);
-  const worker::v1::SampleTask task = cluster.tasks(scene.running.session)[0];
-  const std::vector<worker::v1::RunningRank> running = {Running(scene.running.id, 1, 0, 0),
-                                                        Running(group.id(), group.epoch(), 0, 1)};
-  const uint64_t second = cluster.Connect("w1", 2, running);
-  ASSERT_EQ(cluster.tasks(second).size(), 1u);
-  EXPECT_EQ(cluster.tasks(second)[0].request_id(), task.request_id());
-  v1::SampleResponse started;
-  started.mutable_started();
-  cluster.Update(task, started);
-  const uint64_t third = cluster.Connect("w1", 2, running);
-  EXPECT_TRUE(cluster.tasks(third).empty()) << "it has begun";
+  const uint64_t old = cluster.ConnectSampler(scene.running.session, group.id(), group.epoch());
+  cluster.ConnectSampler(scene.running.session, group.id(), group.epoch());
+  const auto closed = cluster.all<CloseSampler>();
+  ASSERT_EQ(closed.size(), 1u);
+  EXPECT_EQ(closed[0].session, old);
+  EXPECT_EQ(closed[0].status.code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(cluster.tasks(scene.running.session).size(), 2u);
+  cluster.Post(SamplerDisconnected{old});
+  EXPECT_EQ(cluster.state.samplers.at(group.id()).phase, SamplerPhase::kReady);
+}
+
+TEST(SamplerTest, SessionOfAnUnknownOneIsRefused) {
+  Scene scene(1);
+  const uint64_t session = scene.cluster.ConnectSampler(scene.running.session, "sampler-77", 77);
+  const auto closed = scene.cluster.all<CloseSampler>();
+  ASSERT_EQ(closed.size(), 1u);
+  EXPECT_EQ(closed[0].session, session);
+  EXPECT_EQ(closed[0].status, absl::AbortedError("epoch 77 of sampler-77 is not wanted"));
+}
+
+TEST(SamplerTest, OneThatNeverConnectsIsStopped) {
+  Scene scene(1);
+  ClusterHarness& cluster = scene.cluster;
+  const uint64_t call = cluster.Sample(scene.running.id);
+  const int64_t limit_ms = cluster.state.options.sampler_start_ms;
+  const auto pass = [&](int64_t ms) {
+    for (int64_t passed = 0; passed < ms; passed += 1000) {
+      cluster.Post(WorkerHeartbeat{scene.running.session});
+      cluster.Advance(1000);
+    }
+  };
+  pass(limit_ms - 1000);
+  EXPECT_TRUE(cluster.stops(scene.running.session).empty());
+  pass(2000);
+  ASSERT_EQ(cluster.stops(scene.running.session).size(), 1u);
+  EXPECT_FALSE(cluster.sample_ends.contains(call)) << "another one is tried";
+  pass(3 * limit_ms);
+  ASSERT_TRUE(cluster.sample_ends.contains(call)) << "not for ever";
+  EXPECT_EQ(cluster.sample_ends.at(call).code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(SamplerTest, LoopReadsOnWhenItHasTakenTheUpdatesIn) {
+  Scene scene(1);
+  scene.cluster.Sample(scene.running.id);
+  scene.StartSampler();
+  scene.cluster.Update(scene.cluster.tasks(scene.running.session).at(0), Started());
+  EXPECT_EQ(scene.cluster.all<ReadSampler>().size(), 1u);
 }
 
 TEST(SamplerTest, LostWorkerTakesItsSamplerAlong) {

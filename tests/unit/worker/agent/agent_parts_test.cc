@@ -2,9 +2,9 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include "worker/agent/backoff.h"
 #include "worker/agent/job_series.h"
 #include "worker/agent/rank_exit.h"
+#include "worker/backoff.h"
 
 namespace diffmoe {
 namespace {

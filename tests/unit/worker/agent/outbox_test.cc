@@ -101,23 +101,6 @@ TEST_F(OutboxTest, WhatWasSentJustBeforeALossIsSentAgain) {
   EXPECT_EQ(messages[2].rank_exited().rank(), 1);
 }
 
-TEST_F(OutboxTest, SampleErrorsAreBoundedAndEndWithTheirSession) {
-  for (int i = 0; i < 1030; ++i) {
-    pb::SampleUpdate update;
-    update.set_request_id(std::to_string(i));
-    outbox_.AddSampleError(update);
-  }
-  outbox_.AddExited(Exited(0));
-  auto messages = TakeAll();
-  ASSERT_EQ(messages.size(), 1025u);
-  EXPECT_EQ(messages[0].sample_update().request_id(), "6");
-  outbox_.AddSampleError({});
-  outbox_.SessionLost();
-  messages = TakeAll();
-  ASSERT_EQ(messages.size(), 1u);
-  EXPECT_TRUE(messages[0].has_rank_exited());
-}
-
 TEST_F(OutboxTest, InterruptHoldsUntilTheNextSession) {
   outbox_.AddExited(Exited(0));
   outbox_.Interrupt();

@@ -21,6 +21,8 @@ class FakeRankLink final : public RankLink {
   // In the order of arrival, per request.
   std::map<std::string, std::vector<SampleUpdateData>> updates;
 
+  int flushes = 0;
+
   // Updates of these requests fail, as when their stream broke.
   std::set<std::string> deaf;
 
@@ -54,6 +56,7 @@ class FakeRankLink final : public RankLink {
     updates[request_id].push_back(std::move(update));
     return absl::OkStatus();
   }
+  void FlushSampleUpdates() override { ++flushes; }
   absl::Status KeySet(const std::string&, const std::string&) override { return Unused(); }
   absl::StatusOr<std::string> KeyGet(const std::string&, absl::Duration) override {
     return Unused();
