@@ -40,8 +40,9 @@ void SetDeadline(absl::Time deadline, grpc::ClientContext* context) {
 }  // namespace
 
 struct ApiClient::Connection {
-  explicit Connection(Endpoint where)
+  Connection(Endpoint where, std::string trace)
       : endpoint(std::move(where)),
+        traceparent(std::move(trace)),
         channel(MakeChannel(endpoint.address)),
         jobs(v1::TrainingJobService::NewStub(channel)),
         checkpoints(v1::CheckpointService::NewStub(channel)),
@@ -73,6 +74,7 @@ struct ApiClient::Connection {
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
       if (attempt > 0) std::this_thread::sleep_for(std::chrono::milliseconds(200 * attempt));
       grpc::ClientContext context;
+      Prepare(&context);
       context.set_deadline(std::chrono::system_clock::now() + kCallLimit);
       Response response;
       status = ToStatus((stub->*method)(&context, request, &response));
@@ -96,7 +98,13 @@ struct ApiClient::Connection {
     return refused.ok() ? status : refused;
   }
 
+  // Of a new call.
+  void Prepare(grpc::ClientContext* context) const {
+    if (!traceparent.empty()) context->AddMetadata("traceparent", traceparent);
+  }
+
   Endpoint endpoint;
+  std::string traceparent;
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::TrainingJobService::Stub> jobs;
   std::unique_ptr<v1::CheckpointService::Stub> checkpoints;
@@ -109,7 +117,9 @@ ApiClient::~ApiClient() = default;
 
 std::shared_ptr<ApiClient::Connection> ApiClient::connection() {
   absl::MutexLock lock(&mutex_);
-  if (connection_ == nullptr) connection_ = std::make_shared<Connection>(FindEndpoint(options_));
+  if (connection_ == nullptr) {
+    connection_ = std::make_shared<Connection>(FindEndpoint(options_), options_.traceparent);
+  }
   return connection_;
 }
 
@@ -220,6 +230,7 @@ absl::Status ApiClient::WatchJob(
     const std::function<void(const v1::WatchJobResponse&)>& on_update) {
   const auto live = connection();
   grpc::ClientContext context;
+  live->Prepare(&context);
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
   const auto stream = live->jobs->WatchJob(&context, request);
   v1::WatchJobResponse update;
@@ -232,6 +243,7 @@ absl::Status ApiClient::Sample(
     const std::function<absl::Status(const v1::SampleResponse&)>& on_event, absl::Time deadline) {
   const auto live = connection();
   grpc::ClientContext context;
+  live->Prepare(&context);
   SetDeadline(deadline, &context);
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
   const auto stream = live->sampling->Sample(&context, request);
@@ -244,6 +256,7 @@ absl::Status ApiClient::CalibrateCheckpoint(
     absl::Time deadline) {
   const auto live = connection();
   grpc::ClientContext context;
+  live->Prepare(&context);
   SetDeadline(deadline, &context);
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
   const auto stream = live->sampling->CalibrateCheckpoint(&context, request);
@@ -256,11 +269,23 @@ absl::StatusOr<v1::Calibration> ApiClient::GetCalibration(
   return live->Call(live->sampling.get(), &v1::SamplingService::Stub::GetCalibration, request);
 }
 
+absl::Status ApiClient::ReadJobLogs(
+    const v1::ReadJobLogsRequest& request, Interrupt* interrupt,
+    const std::function<absl::Status(const v1::ReadJobLogsResponse&)>& on_message) {
+  const auto live = connection();
+  grpc::ClientContext context;
+  live->Prepare(&context);
+  const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
+  const auto stream = live->jobs->ReadJobLogs(&context, request);
+  return live->ReadAll(stream.get(), &context, on_message);
+}
+
 absl::Status ApiClient::ReadCheckpoint(
     const v1::ReadCheckpointRequest& request, Interrupt* interrupt,
     const std::function<absl::Status(const v1::ReadCheckpointResponse&)>& on_message) {
   const auto live = connection();
   grpc::ClientContext context;
+  live->Prepare(&context);
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
   const auto stream = live->checkpoints->ReadCheckpoint(&context, request);
   return live->ReadAll(stream.get(), &context, on_message);
@@ -271,6 +296,7 @@ absl::Status ApiClient::VerifyCheckpoint(
     const std::function<absl::Status(const v1::VerifyCheckpointResponse&)>& on_message) {
   const auto live = connection();
   grpc::ClientContext context;
+  live->Prepare(&context);
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
   const auto stream = live->checkpoints->VerifyCheckpoint(&context, request);
   return live->ReadAll(stream.get(), &context, on_message);
@@ -280,6 +306,7 @@ absl::StatusOr<v1::BackUpStoreResponse> ApiClient::BackUpStore(
     const v1::BackUpStoreRequest& request, Interrupt* interrupt) {
   const auto live = connection();
   grpc::ClientContext context;
+  live->Prepare(&context);
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
   v1::BackUpStoreResponse response;
   const absl::Status status =
@@ -293,6 +320,7 @@ absl::Status ApiClient::VerifyStore(
     const std::function<absl::Status(const v1::VerifyStoreResponse&)>& on_message) {
   const auto live = connection();
   grpc::ClientContext context;
+  live->Prepare(&context);
   const InterruptAction cancel(interrupt, [&context] { context.TryCancel(); });
   const auto stream = live->cluster->VerifyStore(&context, request);
   return live->ReadAll(stream.get(), &context, on_message);

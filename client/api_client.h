@@ -72,6 +72,10 @@ class ApiClient {
   absl::StatusOr<v1::Calibration> GetCalibration(const v1::GetCalibrationRequest& request);
 
   // Calls `on_message` for every message until the stream ends, as Sample does.
+  absl::Status ReadJobLogs(
+      const v1::ReadJobLogsRequest& request, Interrupt* interrupt,
+      const std::function<absl::Status(const v1::ReadJobLogsResponse&)>& on_message);
+  // As ReadJobLogs.
   absl::Status ReadCheckpoint(
       const v1::ReadCheckpointRequest& request, Interrupt* interrupt,
       const std::function<absl::Status(const v1::ReadCheckpointResponse&)>& on_message);

@@ -8,6 +8,7 @@
 #include "client/commands/commands.h"
 #include "client/output/text.h"
 #include "core/base/exit_code.h"
+#include "core/base/trace.h"
 #include "core/base/version.h"
 #include "core/spec/spec_fields.h"
 
@@ -24,6 +25,13 @@ void AddGlobalOptions(CLI::App* app, Context* context) {
                   "Directory of `diffmoe up` (default: $XDG_DATA_HOME/diffmoe or "
                   "~/.local/share/diffmoe)")
       ->type_name("DIR");
+  app->add_option("--traceparent", context->endpoint.traceparent,
+                  "W3C trace context that the call belongs to")
+      ->type_name("HEADER")
+      ->check([](const std::string& text) -> std::string {
+        if (ParseTraceparent(text).has_value()) return "";
+        return "expected 00-TRACE-SPAN-FLAGS in lower-case hexadecimal digits, got '" + text + "'";
+      });
   const std::map<std::string, OutputFormat> formats = {{"table", OutputFormat::kTable},
                                                        {"json", OutputFormat::kJson},
                                                        {"yaml", OutputFormat::kYaml}};
@@ -39,7 +47,8 @@ struct UnknownCommand {
 };
 
 UnknownCommand FindUnknownCommand(const CLI::App& app, const std::vector<std::string>& arguments) {
-  static const std::set<std::string> kWithValue = {"--server", "--data-dir", "-o", "--output"};
+  static const std::set<std::string> kWithValue = {"--server", "--data-dir", "-o", "--output",
+                                                   "--traceparent"};
   const CLI::App* level = &app;
   for (size_t i = 0; i < arguments.size(); ++i) {
     if (kWithValue.contains(arguments[i])) {
@@ -76,33 +85,26 @@ int ReportUsage(const CLI::App& app, const CLI::ParseError& error,
 
 }  // namespace
 
+void AddCommands(CLI::App* app, Context* context) {
+  app->fallthrough();
+  app->set_version_flag("--version", std::string("diffmoe ") + kVersion);
+  AddGlobalOptions(app, context);
+  for (const auto add :
+       {AddUpCommand,     AddSubmitCommand, AddJobsCommand,      AddJobCommand,
+        AddWatchCommand,  AddLogsCommand,   AddMetricsCommand,   AddCheckpointCommand,
+        AddSampleCommand, AddReplayCommand, AddSampleSetCommand, AddCalibrateCommand,
+        AddReportCommand, AddTopCommand,    AddWorkersCommand,   AddExplainCommand,
+        AddBenchCommand,  AddAdminCommand,  AddVersionCommand,   AddCompletionCommand}) {
+    add(app, context);
+  }
+  app->require_subcommand(1);
+}
+
 int RunCommandLine(const std::vector<std::string>& arguments, Context* context) {
   CLI::App app(
       "Trains DiffMoE diffusion transformers on a pool of workers and makes images with them.",
       "diffmoe");
-  app.fallthrough();
-  app.set_version_flag("--version", std::string("diffmoe ") + kVersion);
-  AddGlobalOptions(&app, context);
-  AddUpCommand(&app, context);
-  AddSubmitCommand(&app, context);
-  AddJobsCommand(&app, context);
-  AddJobCommand(&app, context);
-  AddWatchCommand(&app, context);
-  AddMetricsCommand(&app, context);
-  AddCheckpointCommand(&app, context);
-  AddSampleCommand(&app, context);
-  AddReplayCommand(&app, context);
-  AddSampleSetCommand(&app, context);
-  AddCalibrateCommand(&app, context);
-  AddReportCommand(&app, context);
-  AddTopCommand(&app, context);
-  AddWorkersCommand(&app, context);
-  AddExplainCommand(&app, context);
-  AddBenchCommand(&app, context);
-  AddAdminCommand(&app, context);
-  AddVersionCommand(&app, context);
-  AddCompletionCommand(&app, context);
-  app.require_subcommand(1);
+  AddCommands(&app, context);
   // CLI11 reports by exceptions only; they end here.
   try {
     std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());

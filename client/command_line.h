@@ -6,7 +6,14 @@
 
 #include "client/context.h"
 
+namespace CLI {
+class App;
+}
+
 namespace diffmoe {
+
+// All commands and global options. Parsing arguments with `app` sets context->action.
+void AddCommands(CLI::App* app, Context* context);
 
 // Parses the arguments (without the program's name) and runs the command they choose. Returns the
 // exit code (core/base/exit_code.h). Errors and usage go to context.err, results and help to

@@ -8,8 +8,9 @@
 namespace diffmoe {
 
 struct EndpointOptions {
-  std::string server;    // --server; empty: not given
-  std::string data_dir;  // --data-dir; empty: the default one
+  std::string server;            // --server; empty: not given
+  std::string data_dir;          // --data-dir; empty: the default one
+  std::string traceparent = {};  // --traceparent, of every call; empty: none
 };
 
 struct Endpoint {

@@ -141,6 +141,9 @@ class CoordinatorImpl final : public Coordinator {
   std::unique_ptr<CalibrationStreams> calibrations_;
   std::unique_ptr<WorkerPlaneService> worker_plane_;
   std::unique_ptr<SamplerPlaneService> sampler_plane_;
+  std::unique_ptr<Tracer> tracer_;  // may be null
+  std::unique_ptr<CallTraces> traces_;
+  std::unique_ptr<LogReads> log_reads_;
   std::unique_ptr<TrainingJobService> job_service_;
   std::unique_ptr<CheckpointService> checkpoint_service_;
   std::unique_ptr<SamplingService> sampling_service_;
@@ -166,6 +169,13 @@ absl::Status CoordinatorImpl::Open() {
                      metrics::MetricsServer::Start(options_.metrics_listen, registry_,
                                                    kHttpStreams + kHttpThreads));
     metrics_address_ = metrics_server_->address();
+  }
+  if (!options_.trace_file.empty()) {
+    ASSIGN_OR_RETURN(tracer_,
+                     Tracer::Open({options_.trace_file, "diffmoe-coordinator"},
+                                  [engine = std::mt19937_64(std::random_device()())]() mutable {
+                                    return engine();
+                                  }));
   }
   KillPoint("coordinator.loaded");
   ShowLastCheckpoints(loaded.manifests, loaded.state);
@@ -207,16 +217,25 @@ void CoordinatorImpl::BuildParts(State state) {
   calibrations_ = std::make_unique<CalibrationStreams>(cancelled);
   worker_plane_ = std::make_unique<WorkerPlaneService>(loop_.get(), &calls_);
   sampler_plane_ = std::make_unique<SamplerPlaneService>(loop_.get(), &calls_);
-  job_service_ =
-      std::make_unique<TrainingJobService>(loop_.get(), &calls_, records_.get(), hub_.get());
+  traces_ = std::make_unique<CallTraces>(tracer_.get());
+  log_reads_ = std::make_unique<LogReads>(
+      loop_.get(),
+      [plane = worker_plane_.get()](uint64_t session, worker::v1::CoordinatorMessage message) {
+        plane->Send(session, std::move(message));
+      },
+      options_.logs);
+  log_reads_->Start();
+  bulk_->SetLogSink(log_reads_.get());
+  job_service_ = std::make_unique<TrainingJobService>(loop_.get(), &calls_, records_.get(),
+                                                      hub_.get(), log_reads_.get(), traces_.get());
   checkpoint_service_ = std::make_unique<CheckpointService>(
       loop_.get(), &calls_, records_.get(), checkpoints_.get(), &checkpoint_metrics_);
   const auto draw = [this] {
     absl::MutexLock lock(&random_mutex_);
     return random_();
   };
-  sampling_service_ = std::make_unique<SamplingService>(
-      SamplingParts{loop_.get(), &calls_, samples_.get(), calibrations_.get(), draw});
+  sampling_service_ = std::make_unique<SamplingService>(SamplingParts{
+      loop_.get(), &calls_, samples_.get(), calibrations_.get(), traces_.get(), draw});
   cluster_service_ = std::make_unique<ClusterService>(
       loop_.get(), maintenance_.get(), CoordinatorInfo{options_.data_dir, metrics_address_});
   executor_.SetParts({.clock = &clock_,
@@ -226,6 +245,8 @@ void CoordinatorImpl::BuildParts(State state) {
                       .calls = &calls_,
                       .groups = &groups_,
                       .hub = hub_.get(),
+                      .logs = log_reads_.get(),
+                      .traces = traces_.get(),
                       .samples = samples_.get(),
                       .calibrations = calibrations_.get(),
                       .workers = worker_plane_.get(),
@@ -323,6 +344,7 @@ void CoordinatorImpl::Stop() {
   loop_->Stop();
   calls_.FailAll(status);
   hub_->CloseAll(status);
+  log_reads_->CloseAll(status);
   samples_->CloseAll(status);
   calibrations_->CloseAll(status);
   worker_plane_->CloseAll(status);

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/base/clock.h"
+#include "server/api/log_reads.h"
 #include "server/loop.h"
 #include "server/state/state.h"
 
@@ -22,6 +23,8 @@ struct CoordinatorOptions {
   bool accept_data_loss = false;                  // open damaged stores and keep what is left
   StateOptions state;
   LoopOptions loop;
+  LogReadOptions logs;
+  std::string trace_file;  // spans as OTLP JSON; empty: none
 };
 
 class Coordinator {

@@ -69,6 +69,7 @@ struct Executor {
   }
   void operator()(SendToWorker& send) {
     KillPoint("effect.before_send_to_worker");
+    parts.traces->Decorate(&send.message);
     parts.workers->Send(send.session, std::move(send.message));
     KillPoint("effect.sent_to_worker");
   }
@@ -78,6 +79,7 @@ struct Executor {
   }
   void operator()(SendToSampler& send) {
     KillPoint("effect.before_send_to_sampler");
+    parts.traces->Decorate(&send.command);
     parts.samplers->Send(send.session, std::move(send.command));
     KillPoint("effect.sent_to_sampler");
   }
@@ -88,6 +90,8 @@ struct Executor {
       ended.emplace(publish.job.id(), parts.clock->MonotonicMs() + kKeepSeriesMs);
     }
     parts.hub->Publish(publish.job, publish.events);
+    parts.logs->JobChanged(publish.job);
+    parts.traces->JobChanged(publish.job);
     KillPoint("effect.job_published");
   }
   void operator()(GroupStarted& group) {
@@ -105,16 +109,22 @@ struct Executor {
   }
   void operator()(SampleEvent& event) {
     if (IsLastPart(event.response)) parts.sample_metrics->CountImage();
-    if (event.response.has_started()) MarkStep(event.call, 0);
+    if (event.response.has_started()) {
+      MarkStep(event.call, 0);
+      parts.traces->SamplingStarted(event.call);
+    }
     if (event.response.has_progress()) MarkStep(event.call, event.response.progress().step());
     parts.samples->Push(event.call, std::move(event.response));
     KillPoint("effect.sample_sent");
   }
   void operator()(CalibrationEvent& event) {
+    // A calibration begins with its first progress.
+    if (event.response.has_progress()) parts.traces->SamplingStarted(event.call);
     parts.calibrations->Push(event.call, std::move(event.response));
   }
   void operator()(SampleEnd& end) {
     sample_steps.erase(end.call);
+    parts.traces->EndSampling(end.call, end.status);
     parts.samples->End(end.call, end.status);
     parts.calibrations->End(end.call, end.status);
     KillPoint("effect.sample_ended");

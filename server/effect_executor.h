@@ -10,6 +10,8 @@
 #include "core/metrics/metrics.h"
 #include "core/storage/chunk_store.h"
 #include "core/storage/record_store.h"
+#include "server/api/call_traces.h"
+#include "server/api/log_reads.h"
 #include "server/api/sample_streams.h"
 #include "server/api/sampler_plane_service.h"
 #include "server/api/watch_hub.h"
@@ -31,6 +33,8 @@ struct ExecutorParts {
   CallTable* calls = nullptr;
   GroupTable* groups = nullptr;
   WatchHub* hub = nullptr;
+  LogReads* logs = nullptr;
+  CallTraces* traces = nullptr;
   SampleStreams* samples = nullptr;
   CalibrationStreams* calibrations = nullptr;
   WorkerPlaneService* workers = nullptr;

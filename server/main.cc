@@ -12,6 +12,7 @@
 
 #include "core/base/exit_code.h"
 #include "core/base/log.h"
+#include "core/base/log_setup.h"
 #include "core/base/mutex_checks.h"
 #include "core/base/version.h"
 #include "server/checkpoints/store_maintenance.h"
@@ -129,11 +130,20 @@ int main(int argc, char** argv) {
   app.add_option("--restore-from", backup,
                  "Make an empty --data-dir of this backup, verify every byte of it, and end")
       ->type_name("DIR");
+  app.add_option("--trace-file", options.trace_file,
+                 "File for traces of calls and jobs, as OTLP JSON lines; empty: none");
+  std::string log_format = "text";
+  app.add_option("--log-format", log_format, "Form of log lines")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? diffmoe::kExitOk : diffmoe::kExitUsage;
   }
+  diffmoe::LogFormat format = diffmoe::LogFormat::kText;
+  diffmoe::ParseLogFormat(log_format, &format);
+  diffmoe::SetLogFormat(format);
   if (!backup.empty()) return diffmoe::server::Restore(backup, options.data_dir);
   return diffmoe::server::Run(options);
 }

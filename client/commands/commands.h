@@ -13,6 +13,7 @@ void AddJobsCommand(CLI::App* app, Context* context);
 void AddJobCommand(CLI::App* app, Context* context);
 void AddForkCommand(CLI::App* job, Context* context);  // `job fork`
 void AddWatchCommand(CLI::App* app, Context* context);
+void AddLogsCommand(CLI::App* app, Context* context);
 void AddMetricsCommand(CLI::App* app, Context* context);
 void AddCheckpointCommand(CLI::App* app, Context* context);
 void AddCheckpointChanges(CLI::App* ckpt, Context* context);  // `ckpt pin|unpin|rm|verify`

@@ -45,9 +45,8 @@ std::string WatchFrame(const v1::Job& job, const v1::ListStepRecordsResponse& re
     gradient.push_back(record.grad_norm());
     rate.push_back(record.learning_rate());
   }
-  return absl::StrCat(CleanText(job.id()), "  ", JobLine(job), "\n\n", Line("loss", loss),
-                      Line("predictor", predictor), Line("grad norm", gradient),
-                      Line("rate", rate));
+  return absl::StrCat(JobLine(job), "\n\n", Line("loss", loss), Line("predictor", predictor),
+                      Line("grad norm", gradient), Line("rate", rate));
 }
 
 bool HasEnded(const v1::Job& job) {

@@ -2,14 +2,11 @@
 
 #include <fcntl.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <csignal>
-#include <cstdio>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -20,22 +17,7 @@
 namespace diffmoe {
 namespace {
 
-constexpr int64_t kMaxLogBytes = 16 << 20;
-constexpr int64_t kShownBytes = 4 << 10;
-
-int64_t FileSize(const std::string& path) {
-  struct stat info;
-  return stat(path.c_str(), &info) == 0 ? info.st_size : 0;
-}
-
-absl::StatusOr<int> OpenLog(const std::string& path) {
-  if (FileSize(path) > kMaxLogBytes && std::rename(path.c_str(), (path + ".1").c_str()) != 0) {
-    return FileError(errno, "rename", path);
-  }
-  const int fd = open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
-  if (fd < 0) return FileError(errno, "open", path);
-  return fd;
-}
+constexpr size_t kShownBytes = LogFileOptions().tail_bytes;
 
 // In the child, between fork and exec: only async-signal-safe calls. Never returns.
 [[noreturn]] void BecomeProgram(char* const* argv, int input, int log, int report, pid_t parent) {
@@ -59,14 +41,13 @@ absl::StatusOr<int> OpenLog(const std::string& path) {
 
 }  // namespace
 
-ChildProcess::ChildProcess(pid_t pid, std::string log_path, int64_t log_start)
-    : pid_(pid), log_path_(std::move(log_path)), log_start_(log_start) {}
+ChildProcess::ChildProcess(pid_t pid, std::shared_ptr<ChildLog> log)
+    : pid_(pid), log_(std::move(log)) {}
 
 absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(
-    const std::vector<std::string>& argv, const std::string& log_path) {
-  ASSIGN_OR_RETURN(const int log, OpenLog(log_path));
-  const absl::Cleanup close_log = [log] { close(log); };
-  const int64_t log_start = FileSize(log_path);
+    const std::vector<std::string>& argv, LogPump* logs, const std::string& log_path) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<ChildLog> log, logs->Open(log_path));
+  const absl::Cleanup close_log = [&log] { log->CloseWriteEnd(); };
   const int input = open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (input < 0) return FileError(errno, "open", "/dev/null");
   const absl::Cleanup close_input = [input] { close(input); };
@@ -84,7 +65,7 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(
     return absl::ResourceExhaustedError(absl::StrCat("no process for ", argv[0], ": ",
                                                      absl::ErrnoToStatus(errno, "fork").message()));
   }
-  if (pid == 0) BecomeProgram(arguments.data(), input, log, report[1], parent);
+  if (pid == 0) BecomeProgram(arguments.data(), input, log->write_fd(), report[1], parent);
   close(report[1]);
   // Closed without a word by a successful exec.
   int error = 0;
@@ -96,7 +77,7 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(
     waitpid(pid, nullptr, 0);
     return FileError(error, "run", argv[0]);
   }
-  return std::unique_ptr<ChildProcess>(new ChildProcess(pid, log_path, log_start));
+  return std::unique_ptr<ChildProcess>(new ChildProcess(pid, log));
 }
 
 ChildProcess::~ChildProcess() {
@@ -110,6 +91,7 @@ std::optional<int> ChildProcess::ExitCode() {
   int status = 0;
   if (waitpid(pid_, &status, WNOHANG) == pid_) {
     exit_code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    log_->Finish();
   }
   return exit_code_;
 }
@@ -119,15 +101,9 @@ void ChildProcess::Signal(int signal) {
 }
 
 std::string ChildProcess::LastOutput() const {
-  const int fd = open(log_path_.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return "";
-  const absl::Cleanup close_fd = [fd] { close(fd); };
-  const int64_t start = std::max(log_start_, FileSize(log_path_) - kShownBytes);
-  std::string text(kShownBytes, '\0');
-  const ssize_t got = pread(fd, text.data(), text.size(), start);
-  text.resize(static_cast<size_t>(std::max<ssize_t>(got, 0)));
+  std::string text = log_->Tail();
   // From the start of a line.
-  if (start > log_start_) text.erase(0, text.find('\n') + 1);
+  if (text.size() >= kShownBytes) text.erase(0, text.find('\n') + 1);
   return text;
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "core/base/log_pump.h"
 
 namespace diffmoe {
 
@@ -17,11 +18,12 @@ namespace diffmoe {
 // Ctrl-C on the terminal doesn't reach it.
 class ChildProcess {
  public:
-  // Runs argv[0] (a path) with standard input from /dev/null and both outputs appended to
-  // `log_path`, which is first renamed to log_path.1 when larger than 16 MiB. Errors: NOT_FOUND or
-  // PERMISSION_DENIED for a program or log file that can't be used, RESOURCE_EXHAUSTED when no
-  // process can be made; the message names the file.
+  // Runs argv[0] (a path) with standard input from /dev/null and both outputs in the log
+  // `log_path`, kept by `logs`, which outlives the child. Errors: NOT_FOUND or PERMISSION_DENIED
+  // for a program or log file that can't be used, RESOURCE_EXHAUSTED when no process can be made;
+  // the message names the file.
   static absl::StatusOr<std::unique_ptr<ChildProcess>> Start(const std::vector<std::string>& argv,
+                                                             LogPump* logs,
                                                              const std::string& log_path);
   // Kills a child that still runs, and reaps it.
   ~ChildProcess();
@@ -38,11 +40,10 @@ class ChildProcess {
   std::string LastOutput() const;
 
  private:
-  ChildProcess(pid_t pid, std::string log_path, int64_t log_start);
+  ChildProcess(pid_t pid, std::shared_ptr<ChildLog> log);
 
   const pid_t pid_;
-  const std::string log_path_;
-  const int64_t log_start_;  // bytes in the log file before this child
+  const std::shared_ptr<ChildLog> log_;
   std::optional<int> exit_code_;
 };
 

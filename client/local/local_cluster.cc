@@ -59,7 +59,7 @@ absl::Status MakeDirectory(const std::string& path) {
 }  // namespace
 
 LocalCluster::LocalCluster(LocalClusterOptions options, const Clock* clock, std::ostream* out)
-    : options_(std::move(options)), clock_(*clock), out_(*out) {
+    : options_(std::move(options)), clock_(*clock), out_(*out), logs_(clock) {
   coordinator_.name = "coordinator";
   coordinator_.ready_file = options_.data_dir + "/coordinator/coordinator.json";
   worker_.name = "worker";
@@ -113,7 +113,7 @@ std::vector<std::string> LocalCluster::CommandOf(const Service& service) const {
 absl::Status LocalCluster::StartService(Service* service) {
   service->ready = false;
   service->waiting_since_ms = clock_.MonotonicMs();
-  ASSIGN_OR_RETURN(service->child, ChildProcess::Start(CommandOf(*service),
+  ASSIGN_OR_RETURN(service->child, ChildProcess::Start(CommandOf(*service), &logs_,
                                                        absl::StrCat(options_.data_dir, "/logs/",
                                                                     service->name, ".log")));
   return absl::OkStatus();

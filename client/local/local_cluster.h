@@ -83,6 +83,7 @@ class LocalCluster {
   const Clock& clock_;
   std::ostream& out_;
   int signals_ = -1;
+  LogPump logs_;  // its thread comes with the first child, when signals are blocked
   Service coordinator_;
   Service worker_;
 };

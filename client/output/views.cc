@@ -6,9 +6,11 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "client/output/table.h"
 #include "client/output/text.h"
 #include "core/spec/spec_fields.h"
@@ -151,6 +153,26 @@ std::string JobText(const v1::Job& job, int64_t now_ms) {
   return text;
 }
 
+namespace {
+
+// Where the newest attempt that failed says more.
+std::string LogHint(const v1::Job& job) {
+  for (auto attempt = job.attempts().rbegin(); attempt != job.attempts().rend(); ++attempt) {
+    if (attempt->end_reason().empty() || attempt->end_cause() == v1::END_CAUSE_FINISHED) continue;
+    std::string hint =
+        absl::StrCat("Logs: diffmoe logs ", CleanText(job.id()), " --attempt ", attempt->epoch());
+    int rank = 0;
+    const std::vector<std::string> words = absl::StrSplit(attempt->end_reason(), ' ');
+    if (words.size() > 1 && words[0] == "rank" && absl::SimpleAtoi(words[1], &rank)) {
+      absl::StrAppend(&hint, " --rank ", rank);
+    }
+    return hint + "\n";
+  }
+  return "";
+}
+
+}  // namespace
+
 std::string WhyText(const v1::Job& job, const v1::ListJobEventsResponse& events) {
   static constexpr int kEvents = 10;
   std::string text = absl::StrCat(CleanText(job.id()), " is ", v1::JobState_Name(job.state()),
@@ -161,6 +183,7 @@ std::string WhyText(const v1::Job& job, const v1::ListJobEventsResponse& events)
   if (!job.next_command().empty()) {
     absl::StrAppend(&text, "Next: ", CleanText(job.next_command()), "\n");
   }
+  absl::StrAppend(&text, LogHint(job));
   if (!job.attempts().empty()) absl::StrAppend(&text, "\n", AttemptsTable(job));
   v1::ListJobEventsResponse newest;
   for (int i = std::max(0, events.events_size() - kEvents); i < events.events_size(); ++i) {

@@ -13,7 +13,8 @@ namespace diffmoe {
 
 std::string JobsTable(const v1::ListJobsResponse& jobs, int64_t now_ms);
 std::string JobText(const v1::Job& job, int64_t now_ms);
-// Why the job is in its state: the reason, every attempt with how it ended, and the newest events.
+// Why the job is in its state: the reason, where the logs of the last failure are, every attempt
+// with how it ended, and the newest events.
 std::string WhyText(const v1::Job& job, const v1::ListJobEventsResponse& events);
 std::string EventsTable(const v1::ListJobEventsResponse& events);
 // At most `rows` evenly spaced records, the last among them.

@@ -230,6 +230,9 @@ inline constexpr Definition kWorkerRankExits{"diffmoe_worker_rank_exits_total", 
 inline constexpr Definition kWorkerBulkBytes{"diffmoe_worker_bulk_bytes_total", Kind::kCounter,
     "Checkpoint bytes forwarded, by direction.",
     "rises with checkpoints and images", {"direction"}};
+inline constexpr Definition kWorkerLogLinesDropped{"diffmoe_worker_log_lines_dropped_total", Kind::kCounter,
+    "Log lines of ranks that were left out because they came too fast.",
+    "0"};
 inline constexpr Definition kWorkerDiskFree{"diffmoe_worker_disk_free_bytes", Kind::kGauge,
     "Bytes that are free on the disk of the worker's directory.",
     "steady"};
@@ -248,7 +251,8 @@ inline constexpr const Definition* kAll[] = {
     &kSampleQueued, &kSampleRunning, &kSampleQueueWait, &kSampleStepDuration, &kSampleLatency,
     &kRpcRequests, &kRpcDuration, &kStoreCommits, &kStoreCommitDuration, &kStoreRecords,
     &kStoreBytes, &kStoreDiskFree, &kWorkerConnected, &kWorkerReconnects, &kWorkerSlots,
-    &kWorkerRankStarts, &kWorkerRankExits, &kWorkerBulkBytes, &kWorkerDiskFree,
+    &kWorkerRankStarts, &kWorkerRankExits, &kWorkerBulkBytes,
+    &kWorkerLogLinesDropped, &kWorkerDiskFree,
 };
 
 // clang-format on

@@ -247,9 +247,11 @@ WorkerMetrics::WorkerMetrics(Registry& registry)
       disk_free_(registry.get(), kWorkerDiskFree),
       rank_starts_(registry.get(), kWorkerRankStarts),
       rank_exits_(registry.get(), kWorkerRankExits),
-      bulk_bytes_(registry.get(), kWorkerBulkBytes) {
+      bulk_bytes_(registry.get(), kWorkerBulkBytes),
+      log_lines_dropped_(registry.get(), kWorkerLogLinesDropped) {
   connected_.Set(0);
   reconnects_.Add(0);
+  log_lines_dropped_.Add(0);
   for (const RankExitCause cause :
        {RankExitCause::kDone, RankExitCause::kStopped, RankExitCause::kError,
         RankExitCause::kSignal, RankExitCause::kExitCode, RankExitCause::kSpawn,
@@ -273,6 +275,9 @@ void WorkerMetrics::CountBulkSent(int64_t bytes) {
 }
 void WorkerMetrics::CountBulkReceived(int64_t bytes) {
   bulk_bytes_.Add({"received"}, static_cast<double>(bytes));
+}
+void WorkerMetrics::CountLogLinesDropped(int64_t lines) {
+  log_lines_dropped_.Add(static_cast<double>(lines));
 }
 
 }  // namespace diffmoe::metrics

@@ -174,13 +174,14 @@ class WorkerMetrics {
   void CountRankExit(RankExitCause cause);
   void CountBulkSent(int64_t bytes);      // to the coordinator
   void CountBulkReceived(int64_t bytes);  // from the coordinator
+  void CountLogLinesDropped(int64_t lines);
 
  private:
   GaugeSeries connected_;
   CounterSeries reconnects_;
   GaugeSeries slots_;
   GaugeSeries disk_free_;
-  CounterSeries rank_starts_, rank_exits_, bulk_bytes_;
+  CounterSeries rank_starts_, rank_exits_, bulk_bytes_, log_lines_dropped_;
 };
 
 // "invalid_argument" for kInvalidArgument: the label value of a status code.

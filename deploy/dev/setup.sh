@@ -24,8 +24,8 @@ packages=(
   python3-pip ca-certificates
   # Remote calls between the processes.
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
-  # Storage, metrics, HTTP, headers of LibTorch's collectives.
-  librocksdb-dev prometheus-cpp-dev libcivetweb-dev libgloo-dev libxxhash-dev
+  # Storage, metrics, HTTP, headers of LibTorch's collectives, patterns.
+  librocksdb-dev prometheus-cpp-dev libcivetweb-dev libgloo-dev libxxhash-dev libre2-dev
   # Command line, job specs, JSON.
   libcli11-dev libyaml-cpp-dev nlohmann-json3-dev
   # Images.

@@ -145,9 +145,14 @@ grpc::ServerWriteReactor<v1::SampleResponse>* SamplingService::SampleBytes(
     ASSIGN_OR_RETURN(SubmitSample event, ToEvent<SubmitSample>(*context, call, std::move(request)));
     if (event.request.request_id().empty()) event.request.set_request_id(DrawId());
     if (!event.request.has_seed()) event.request.set_seed(parts_.draw());
+    parts_.traces->BeginSampling(call, parts_.traces->Begin(*context, "SamplingService/Sample"),
+                                 event.request.request_id());
     return parts_.loop->Post(std::move(event));
   }();
-  if (!posted.ok()) parts_.samples->End(call, posted);
+  if (!posted.ok()) {
+    parts_.traces->EndSampling(call, posted);
+    parts_.samples->End(call, posted);
+  }
   return reactor;
 }
 
@@ -161,9 +166,15 @@ grpc::ServerWriteReactor<v1::CalibrateCheckpointResponse>* SamplingService::Cali
     ASSIGN_OR_RETURN(SubmitCalibration event,
                      ToEvent<SubmitCalibration>(*context, call, std::move(request)));
     if (event.request.request_id().empty()) event.request.set_request_id(DrawId());
+    parts_.traces->BeginSampling(
+        call, parts_.traces->Begin(*context, "SamplingService/CalibrateCheckpoint"),
+        event.request.request_id());
     return parts_.loop->Post(std::move(event));
   }();
-  if (!posted.ok()) parts_.calibrations->End(call, posted);
+  if (!posted.ok()) {
+    parts_.traces->EndSampling(call, posted);
+    parts_.calibrations->End(call, posted);
+  }
   return reactor;
 }
 

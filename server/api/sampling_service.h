@@ -9,6 +9,7 @@
 #include <string>
 
 #include "diffmoe/v1/sampling.grpc.pb.h"
+#include "server/api/call_traces.h"
 #include "server/api/sample_streams.h"
 #include "server/call_table.h"
 #include "server/loop.h"
@@ -20,6 +21,7 @@ struct SamplingParts {
   CallTable* calls = nullptr;
   SampleStreams* samples = nullptr;
   CalibrationStreams* calibrations = nullptr;
+  CallTraces* traces = nullptr;
   // Makes seeds and ids of requests that have none.
   std::function<uint64_t()> draw;
 };

@@ -111,6 +111,22 @@ grpc::ServerUnaryReactor* TrainingJobService::PostAndAnswer(grpc::CallbackServer
   return reactor;
 }
 
+grpc::ServerUnaryReactor* TrainingJobService::PostAndTrace(grpc::CallbackServerContext* context,
+                                                           const std::string& method, uint64_t call,
+                                                           Event event, v1::Job* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  calls_->Add(call, [this, reactor, response,
+                     trace = traces_->Begin(*context, method)](const Reply& reply) {
+    traces_->EndSubmit(trace, reply.status, reply.job.id());
+    *response = reply.job;
+    reactor->Finish(ToGrpc(reply.status));
+  });
+  if (absl::Status status = loop_->Post(std::move(event)); !status.ok()) {
+    calls_->Answer(Reply{call, status, {}, false});
+  }
+  return reactor;
+}
+
 template <typename E>
 grpc::ServerUnaryReactor* TrainingJobService::PostForJob(grpc::CallbackServerContext* context,
                                                          const std::string& name,
@@ -142,7 +158,7 @@ grpc::ServerUnaryReactor* TrainingJobService::SubmitJob(grpc::CallbackServerCont
   *complete.mutable_spec() = spec;
   const uint64_t call = calls_->NewNumber();
   server::SubmitJob event{call, std::move(spec), MetaOf(*request, HashOf(complete))};
-  return PostAndAnswer(context, call, std::move(event), response);
+  return PostAndTrace(context, "TrainingJobService/SubmitJob", call, std::move(event), response);
 }
 
 grpc::ServerUnaryReactor* TrainingJobService::ForkJob(grpc::CallbackServerContext* context,
@@ -165,7 +181,7 @@ grpc::ServerUnaryReactor* TrainingJobService::ForkJob(grpc::CallbackServerContex
     event.spec = request->spec();
     ApplyDefaults(&*event.spec);
   }
-  return PostAndAnswer(context, call, std::move(event), response);
+  return PostAndTrace(context, "TrainingJobService/ForkJob", call, std::move(event), response);
 }
 
 grpc::ServerUnaryReactor* TrainingJobService::RetryJob(grpc::CallbackServerContext* context,
@@ -177,7 +193,7 @@ grpc::ServerUnaryReactor* TrainingJobService::RetryJob(grpc::CallbackServerConte
   if (!status.ok()) return Finish(context, status);
   const uint64_t call = calls_->NewNumber();
   server::RetryJob event{call, *id, {request->request_id(), HashOf(*request), 0, {}}};
-  return PostAndAnswer(context, call, std::move(event), response);
+  return PostAndTrace(context, "TrainingJobService/RetryJob", call, std::move(event), response);
 }
 
 grpc::ServerUnaryReactor* TrainingJobService::UpdateJob(grpc::CallbackServerContext* context,
@@ -292,6 +308,11 @@ grpc::ServerUnaryReactor* TrainingJobService::ListStepRecords(
     grpc::CallbackServerContext* context, const v1::ListStepRecordsRequest* request,
     v1::ListStepRecordsResponse* response) {
   return Finish(context, ReadStepRecords(*records_, *request, response));
+}
+
+grpc::ServerWriteReactor<v1::ReadJobLogsResponse>* TrainingJobService::ReadJobLogs(
+    grpc::CallbackServerContext*, const v1::ReadJobLogsRequest* request) {
+  return logs_->Read(*request);
 }
 
 }  // namespace diffmoe::server

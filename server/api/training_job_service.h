@@ -4,6 +4,8 @@
 
 #include "core/storage/record_store.h"
 #include "diffmoe/v1/training_job.grpc.pb.h"
+#include "server/api/call_traces.h"
+#include "server/api/log_reads.h"
 #include "server/api/watch_hub.h"
 #include "server/call_table.h"
 #include "server/loop.h"
@@ -12,8 +14,9 @@ namespace diffmoe::server {
 
 class TrainingJobService final : public v1::TrainingJobService::CallbackService {
  public:
-  TrainingJobService(Loop* loop, CallTable* calls, const RecordStore* records, WatchHub* hub)
-      : loop_(loop), calls_(calls), records_(records), hub_(hub) {}
+  TrainingJobService(Loop* loop, CallTable* calls, const RecordStore* records, WatchHub* hub,
+                     LogReads* logs, CallTraces* traces)
+      : loop_(loop), calls_(calls), records_(records), hub_(hub), logs_(logs), traces_(traces) {}
 
   grpc::ServerUnaryReactor* SubmitJob(grpc::CallbackServerContext* context,
                                       const v1::SubmitJobRequest* request,
@@ -48,8 +51,14 @@ class TrainingJobService final : public v1::TrainingJobService::CallbackService 
   grpc::ServerUnaryReactor* ListStepRecords(grpc::CallbackServerContext* context,
                                             const v1::ListStepRecordsRequest* request,
                                             v1::ListStepRecordsResponse* response) override;
+  grpc::ServerWriteReactor<v1::ReadJobLogsResponse>* ReadJobLogs(
+      grpc::CallbackServerContext* context, const v1::ReadJobLogsRequest* request) override;
 
  private:
+  // As PostAndAnswer, for a call that makes a job.
+  grpc::ServerUnaryReactor* PostAndTrace(grpc::CallbackServerContext* context,
+                                         const std::string& method, uint64_t call, Event event,
+                                         v1::Job* response);
   // Posts an event whose Reply answers the RPC.
   grpc::ServerUnaryReactor* PostAndAnswer(grpc::CallbackServerContext* context, uint64_t call,
                                           Event event, v1::Job* response);
@@ -62,6 +71,8 @@ class TrainingJobService final : public v1::TrainingJobService::CallbackService 
   CallTable* calls_;
   const RecordStore* records_;
   WatchHub* hub_;
+  LogReads* logs_;
+  CallTraces* traces_;
 };
 
 }  // namespace diffmoe::server

@@ -119,4 +119,24 @@ grpc::Status BulkPlaneService::KeyValue(grpc::ServerContext* context,
   return ToGrpc(result.status());
 }
 
+grpc::Status BulkPlaneService::PushLogs(grpc::ServerContext* context,
+                                        grpc::ServerReader<worker::v1::LogLines>* reader,
+                                        worker::v1::PushLogsResponse*) {
+  if (logs_ == nullptr) return ToGrpc(absl::NotFoundError("nobody reads logs"));
+  worker::v1::LogLines lines;
+  std::string read_id;
+  absl::Status status;
+  while (status.ok() && reader->Read(&lines)) {
+    if (!read_id.empty() && lines.read_id() != read_id) {
+      status = absl::InvalidArgumentError(absl::StrCat("read_id: expected that of the stream, ",
+                                                       read_id, ", got ", lines.read_id()));
+      break;
+    }
+    read_id = lines.read_id();
+    status = logs_->Take(std::move(lines), [&] { return context->IsCancelled(); });
+  }
+  if (!read_id.empty()) logs_->End(read_id, status.ok() && !context->IsCancelled());
+  return ToGrpc(status);
+}
+
 }  // namespace diffmoe::server

@@ -1,4 +1,4 @@
-// The coordinator's BulkPlane: checkpoint shards in, extents out, rendezvous.
+// The coordinator's BulkPlane: checkpoint shards in, extents out, rendezvous, lines of logs.
 // Synchronous gRPC, a thread per call. Thread-safe. Order: construct, register with the server,
 // Shut down the server, destroy.
 #pragma once
@@ -12,6 +12,7 @@
 #include "server/checkpoints/checkpoint_assembler.h"
 #include "server/checkpoints/checkpoint_store.h"
 #include "server/checkpoints/coordinator_host.h"
+#include "server/checkpoints/log_sink.h"
 #include "server/checkpoints/rendezvous_store.h"
 
 namespace diffmoe::server {
@@ -23,6 +24,9 @@ class BulkPlaneService final : public worker::v1::BulkPlane::Service {
                    metrics::CheckpointMetrics* metrics, const Clock* clock,
                    const AssemblerOptions& options = {});
   ~BulkPlaneService() override;
+
+  // Call it before the server starts; it outlives the calls.
+  void SetLogSink(LogSink* logs) { logs_ = logs; }
 
   // The group, up to and including this epoch, has ended or was replaced: its rendezvous keys go,
   // its pending checkpoints are discarded, its waiting calls end with ABORTED. Doesn't block.
@@ -41,6 +45,9 @@ class BulkPlaneService final : public worker::v1::BulkPlane::Service {
                            grpc::ServerWriter<worker::v1::ReadExtentsResponse>* writer) override;
   grpc::Status KeyValue(grpc::ServerContext* context, const worker::v1::KeyValueRequest* request,
                         worker::v1::KeyValueResponse* response) override;
+  grpc::Status PushLogs(grpc::ServerContext* context,
+                        grpc::ServerReader<worker::v1::LogLines>* reader,
+                        worker::v1::PushLogsResponse* response) override;
 
  private:
   CheckpointStore* store_;
@@ -48,6 +55,7 @@ class BulkPlaneService final : public worker::v1::BulkPlane::Service {
   metrics::CheckpointMetrics* metrics_;
   CheckpointAssembler assembler_;
   RendezvousStore rendezvous_;
+  LogSink* logs_ = nullptr;
 };
 
 }  // namespace diffmoe::server

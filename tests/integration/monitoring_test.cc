@@ -83,7 +83,8 @@ TEST_F(MonitoringTest, TrainingAndSamplingShowUp) {
 TEST_F(MonitoringTest, AWorkerThatJoinsIsScrapedWithoutAWord) {
   const auto program = FindPrometheusProgram("prometheus");
   if (!program.has_value()) GTEST_SKIP() << "prometheus isn't installed: ./run setup";
-  const auto prometheus = Prometheus::Start(*program, DeployedConfiguration(cluster_->coordinator_metrics()));
+  const auto prometheus =
+      Prometheus::Start(*program, DeployedConfiguration(cluster_->coordinator_metrics()));
   ASSERT_TRUE(prometheus.ok()) << prometheus.status();
   const auto scraped = [&](const std::string& expression) {
     const auto series = (*prometheus)->Query(expression);
@@ -112,7 +113,8 @@ TEST_F(MonitoringTest, AWorkerThatJoinsIsScrapedWithoutAWord) {
 TEST_F(MonitoringTest, TheDeployedConfigurationScrapesAll) {
   const auto program = FindPrometheusProgram("prometheus");
   if (!program.has_value()) GTEST_SKIP() << "prometheus isn't installed: ./run setup";
-  const auto prometheus = Prometheus::Start(*program, DeployedConfiguration(cluster_->coordinator_metrics()));
+  const auto prometheus =
+      Prometheus::Start(*program, DeployedConfiguration(cluster_->coordinator_metrics()));
   ASSERT_TRUE(prometheus.ok()) << prometheus.status();
   EXPECT_TRUE(WaitUntil(absl::Seconds(30), [&] {
     const auto up = (*prometheus)->Query("count(up == 1) == 3 and on () diffmoe_slots:busy:ratio");

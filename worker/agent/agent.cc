@@ -23,12 +23,14 @@
 #include "core/base/atomic_file.h"
 #include "core/base/clock.h"
 #include "core/base/log.h"
+#include "core/base/log_pump.h"
 #include "core/base/status_macros.h"
 #include "core/base/version.h"
 #include "core/metrics/metrics.h"
 #include "worker/agent/bulk_proxy.h"
 #include "worker/agent/coordinator_link.h"
 #include "worker/agent/job_series.h"
+#include "worker/agent/log_reads.h"
 #include "worker/agent/outbox.h"
 #include "worker/agent/rank_service.h"
 #include "worker/agent/rank_supervisor.h"
@@ -41,6 +43,7 @@ namespace {
 namespace pb = worker::v1;
 
 constexpr size_t kMaxMailbox = 4096;
+constexpr absl::Duration kDrainLogs = absl::Milliseconds(500);
 
 sigset_t AgentSignals() {
   sigset_t set;
@@ -206,10 +209,22 @@ class Agent {
         outbox_(&clock_),
         series_(&train_metrics_, &clock_, options.keep_series),
         relay_(&outbox_, &series_, &worker_metrics_),
-        supervisor_(options.rank_binary, options.slot_devices, options.rank_address,
-                    directory_.get(), &clock_, &relay_),
+        rank_logs_(&clock_, [this](int64_t lines) { worker_metrics_.CountLogLinesDropped(lines); }),
+        supervisor_({.binary = options.rank_binary,
+                     .slot_devices = options.slot_devices,
+                     .address = options.rank_address,
+                     .log_format = options.log_format,
+                     .trace_file = options.trace_file},
+                    directory_.get(), &rank_logs_, &clock_, &relay_),
         rank_service_(&supervisor_, [this] { mailbox_.Wake(); }),
         bulk_proxy_(&worker_metrics_),
+        log_reads_({.path =
+                        [this](const pb::GroupId& group, int rank) {
+                          return directory_->LogPath(group.id(), group.epoch(), rank);
+                        },
+                    .open = [this](const std::string& path) { return rank_logs_.IsOpen(path); },
+                    .coordinator = [this] { return bulk_proxy_.coordinator(); },
+                    .worker_id = directory_->worker_id()}),
         link_(options.coordinator,
               {.hello = [this] { return Hello(); },
                .received =
@@ -239,9 +254,11 @@ class Agent {
   Outbox outbox_;
   JobSeries series_;
   EventRelay relay_;
+  LogPump rank_logs_;
   RankSupervisor supervisor_;
   RankService rank_service_;
   BulkProxy bulk_proxy_;
+  LogReads log_reads_;
   std::unique_ptr<grpc::Server> server_;
   CoordinatorLink link_;
   int64_t next_disk_ms_ = 0;
@@ -264,6 +281,7 @@ absl::Status Agent::Run() {
   const sigset_t signals = AgentSignals();
   const int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
   if (signal_fd < 0) return FileError(errno, "open", "signalfd");
+  RETURN_IF_ERROR(rank_logs_.Start());
   ASSIGN_OR_RETURN(metrics_server_,
                    metrics::MetricsServer::Start(options_.metrics_listen, registry_));
   ASSIGN_OR_RETURN(server_, ServeSocket(directory_->socket_path(), &rank_service_, &bulk_proxy_));
@@ -277,6 +295,7 @@ absl::Status Agent::Run() {
   link_.Start();
   const absl::Status status = Loop(signal_fd);
   mailbox_.Close();
+  log_reads_.Drain(kDrainLogs);
   link_.Stop();
   server_->Shutdown(std::chrono::system_clock::now());
   close(signal_fd);
@@ -342,7 +361,11 @@ void Agent::Handle(const pb::CoordinatorMessage& message) {
       supervisor_.Stop(message.stop_group());
       break;
     case pb::CoordinatorMessage::kReadLogs:
+      log_reads_.Start(message.read_logs());
+      break;
     case pb::CoordinatorMessage::kStopReadingLogs:
+      log_reads_.Stop(message.stop_reading_logs().read_id());
+      break;
     case pb::CoordinatorMessage::kWelcome:
     case pb::CoordinatorMessage::MESSAGE_NOT_SET:
       break;

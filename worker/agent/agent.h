@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "core/base/log_setup.h"
 
 namespace diffmoe {
 
@@ -18,6 +19,8 @@ struct AgentOptions {
   // Address of this host on which its ranks listen for ranks of other hosts.
   std::string rank_address = "127.0.0.1";
   std::string rank_binary;
+  LogFormat log_format = LogFormat::kText;        // of the ranks
+  std::string trace_file;                         // of the ranks; empty: none
   absl::Duration stop_grace = absl::Seconds(5);   // of the ranks, when the worker is told to end
   absl::Duration keep_series = absl::Minutes(5);  // of a job after its end
   absl::Duration first_retry = absl::Milliseconds(250);  // of the session with the coordinator

@@ -23,6 +23,8 @@ class BulkProxy final : public worker::v1::BulkPlane::Service {
 
   // Calls that begin from now on go over `channel`.
   void Connect(const std::shared_ptr<grpc::Channel>& channel);
+  // For the worker's own calls; null before the first session.
+  std::shared_ptr<worker::v1::BulkPlane::Stub> coordinator() const { return stub(); }
 
   grpc::Status PutShard(grpc::ServerContext* context,
                         grpc::ServerReaderWriter<worker::v1::PutShardResponse,

@@ -12,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "core/base/exit_code.h"
 #include "core/base/log.h"
+#include "core/base/log_setup.h"
 #include "core/base/mutex_checks.h"
 #include "core/base/version.h"
 #include "worker/agent/agent.h"
@@ -87,11 +88,19 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--rank-binary", options.rank_binary, "Program that runs a rank")
       ->capture_default_str();
+  app.add_option("--trace-file", options.trace_file,
+                 "File for traces of the ranks, as OTLP JSON lines; empty: none");
+  std::string log_format = "text";
+  app.add_option("--log-format", log_format, "Form of log lines, here and in the ranks")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? diffmoe::kExitOk : diffmoe::kExitUsage;
   }
+  diffmoe::ParseLogFormat(log_format, &options.log_format);
+  diffmoe::SetLogFormat(options.log_format);
   options.keep_series = absl::Seconds(keep_series_seconds);
   if (devices.empty()) {
     options.slot_devices.assign(static_cast<size_t>(slots), "cpu");

@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -104,8 +103,6 @@ struct ChildPlan {
 }  // namespace
 
 absl::StatusOr<pid_t> Spawn(const SpawnOptions& options) {
-  Descriptor log(open(options.log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
-  if (log.get() < 0) return FileError(errno, "open", options.log_path);
   Descriptor null(open("/dev/null", O_RDONLY | O_CLOEXEC));
   if (null.get() < 0) return FileError(errno, "open", "/dev/null");
   int pipe_fds[2];
@@ -122,7 +119,7 @@ absl::StatusOr<pid_t> Spawn(const SpawnOptions& options) {
                        argument_pointers.data(),
                        environment_pointers.data(),
                        null.get(),
-                       log.get(),
+                       options.log_fd,
                        error_write.get(),
                        getpid()};
   const pid_t pid = fork();
@@ -171,17 +168,6 @@ std::string ProcessState(pid_t pid) {
     }
   }
   return "gone";
-}
-
-std::string LogTail(const std::string& path, size_t max_bytes) {
-  Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  struct stat info {};
-  if (file.get() < 0 || fstat(file.get(), &info) != 0) return "";
-  const off_t start = std::max<off_t>(0, info.st_size - static_cast<off_t>(max_bytes));
-  std::string out(max_bytes, '\0');
-  const ssize_t got = pread(file.get(), out.data(), max_bytes, start);
-  out.resize(got > 0 ? static_cast<size_t>(got) : 0);
-  return out;
 }
 
 }  // namespace diffmoe

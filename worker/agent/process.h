@@ -1,4 +1,4 @@
-// Child processes: start, death, and the end of their log. Call from one thread that lives as long
+// Child processes: start and death. Call from one thread that lives as long
 // as the program: a child is killed by the kernel when the thread that started it ends.
 #pragma once
 
@@ -17,13 +17,13 @@ struct SpawnOptions {
   std::string binary;
   std::vector<std::string> arguments;  // without argv[0]
   std::vector<std::pair<std::string, std::string>>
-      environment;       // added to the own one, or replacing
-  std::string log_path;  // takes stdout and stderr, appended
+      environment;  // added to the own one, or replacing
+  int log_fd = -1;  // becomes stdout and stderr; stays the caller's
 };
 
 // The child runs in a process group of its own, has only its three standard descriptors, default
-// signal handling, and dies with this process. Errors name the binary or the log and come also when
-// exec itself fails.
+// signal handling, and dies with this process. Errors name the binary and come also when exec
+// itself fails.
 absl::StatusOr<pid_t> Spawn(const SpawnOptions& options);
 
 struct ProcessExit {
@@ -39,8 +39,5 @@ void SignalGroup(pid_t pid, int signal);
 
 // State of a process in the kernel's words, "T (stopped)"; "gone" when there is none.
 std::string ProcessState(pid_t pid);
-
-// The last `max_bytes` of a log file; empty when it can't be read.
-std::string LogTail(const std::string& path, size_t max_bytes);
 
 }  // namespace diffmoe

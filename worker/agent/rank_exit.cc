@@ -32,7 +32,7 @@ std::string LastLine(const std::string& log_tail, bool aborted) {
 
 std::string LastWords(const RankEnd& end) {
   const std::string last = LastLine(end.log_tail, end.exit.signal == SIGABRT);
-  return last.empty() ? "" : absl::StrCat("; last line of ", end.log_path, ": ", last);
+  return last.empty() ? "" : absl::StrCat("; last line of its log: ", last);
 }
 
 std::string HowItDied(const RankEnd& end) {

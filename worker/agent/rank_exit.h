@@ -21,7 +21,6 @@ struct RankEnd {
   std::string hang = {};  // why the worker killed it as hung, in a sentence; empty when it didn't
   bool out_of_memory = false;  // the system killed a process of this worker's memory group lately
   std::string log_tail = {};
-  std::string log_path = {};
 };
 
 // Fills cause, exit_code, signal, status_code and message.

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/kill_point.h"
 #include "core/base/log.h"
+#include "core/base/status_macros.h"
 #include "worker/agent/rank_exit.h"
 
 namespace diffmoe {
@@ -24,7 +25,6 @@ constexpr int64_t kCooperativeMs = 1'000;
 constexpr int64_t kGiveUpSavingMs = 3'000;
 // How long the last words of a dead rank may still be under way in its session.
 constexpr int64_t kLastWordsMs = 700;
-constexpr size_t kLogTailBytes = 4096;
 constexpr int64_t kMaxTickMs = 1'000;
 // A tick that comes so much later than it was wanted means that this process didn't run.
 constexpr int64_t kOwnPauseMs = 2'000;
@@ -39,20 +39,18 @@ std::string Describe(const pb::StartRank& start) {
 
 }  // namespace
 
-RankSupervisor::RankSupervisor(std::string rank_binary, std::vector<std::string> slot_devices,
-                               std::string rank_address, const WorkerDirectory* directory,
+RankSupervisor::RankSupervisor(RankOptions options, const WorkerDirectory* directory, LogPump* logs,
                                const Clock* clock, RankEvents* events)
-    : rank_binary_(std::move(rank_binary)),
-      slot_devices_(std::move(slot_devices)),
-      rank_address_(std::move(rank_address)),
+    : options_(std::move(options)),
       directory_(directory),
+      logs_(logs),
       clock_(clock),
       events_(events) {}
 
 absl::Status RankSupervisor::CheckSlot(const pb::StartRank& start) const {
-  if (start.slot() < 0 || start.slot() >= static_cast<int64_t>(slot_devices_.size())) {
+  if (start.slot() < 0 || start.slot() >= static_cast<int64_t>(options_.slot_devices.size())) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "slot ", start.slot(), ": this worker has slots 0 to ", slot_devices_.size() - 1));
+        "slot ", start.slot(), ": this worker has slots 0 to ", options_.slot_devices.size() - 1));
   }
   for (const auto& [key, rank] : ranks_) {
     if (rank.start.slot() == start.slot()) {
@@ -76,13 +74,29 @@ void RankSupervisor::RefuseStart(const pb::StartRank& start, const absl::Status&
 }
 
 absl::StatusOr<pid_t> RankSupervisor::SpawnRank(const pb::StartRank& start,
-                                                const std::string& log_path) const {
-  return Spawn({.binary = rank_binary_,
-                .arguments = {"--socket", directory_->socket_path(), "--group", start.group().id(),
-                              "--epoch", absl::StrCat(start.group().epoch()), "--rank",
-                              absl::StrCat(start.rank())},
-                .environment = {{"OMP_NUM_THREADS", "1"}},
-                .log_path = log_path});
+                                                std::shared_ptr<ChildLog>* log) const {
+  directory_->PruneLogs([this](const std::string& path) { return logs_->IsOpen(path); });
+  ASSIGN_OR_RETURN(*log, logs_->Open(directory_->LogPath(start.group().id(), start.group().epoch(),
+                                                         start.rank())));
+  SpawnOptions spawn{
+      .binary = options_.binary,
+      .arguments = {"--socket", directory_->socket_path(), "--group", start.group().id(), "--epoch",
+                    absl::StrCat(start.group().epoch()), "--rank", absl::StrCat(start.rank())},
+      .environment = {{"OMP_NUM_THREADS", "1"}},
+      .log_fd = (*log)->write_fd()};
+  if (options_.log_format != LogFormat::kText) {
+    spawn.arguments.insert(spawn.arguments.end(),
+                           {"--log-format", std::string(LogFormatName(options_.log_format))});
+  }
+  if (!options_.trace_file.empty()) {
+    spawn.arguments.insert(spawn.arguments.end(), {"--trace-file", options_.trace_file});
+    if (!start.traceparent().empty()) {
+      spawn.arguments.insert(spawn.arguments.end(), {"--traceparent", start.traceparent()});
+    }
+  }
+  const absl::StatusOr<pid_t> pid = Spawn(spawn);
+  (*log)->CloseWriteEnd();
+  return pid;
 }
 
 void RankSupervisor::Start(const pb::StartRank& start) {
@@ -93,18 +107,17 @@ void RankSupervisor::Start(const pb::StartRank& start) {
     return;
   }
   if (absl::Status slot = CheckSlot(start); !slot.ok()) return RefuseStart(start, slot);
-  const std::string log_path =
-      directory_->LogPath(start.group().id(), start.group().epoch(), start.rank());
   KillPoint("rank.before_spawn");
-  absl::StatusOr<pid_t> pid = SpawnRank(start, log_path);
+  std::shared_ptr<ChildLog> log;
+  absl::StatusOr<pid_t> pid = SpawnRank(start, &log);
   KillPoint("rank.spawned");
   if (!pid.ok()) return RefuseStart(start, pid.status());
   Rank& rank = ranks_[key];
   rank.start = start;
-  rank.start.set_device(slot_devices_[static_cast<size_t>(start.slot())]);
-  rank.start.set_rank_address(rank_address_);
+  rank.start.set_device(options_.slot_devices[static_cast<size_t>(start.slot())]);
+  rank.start.set_rank_address(options_.address);
   rank.pid = *pid;
-  rank.log_path = log_path;
+  rank.log = std::move(log);
   rank.plain_stop_at_ms = kNever;
   rank.terminate_at_ms = kNever;
   rank.kill_at_ms = clock_->MonotonicMs() + kConnectLimitMs;
@@ -114,7 +127,10 @@ void RankSupervisor::Start(const pb::StartRank& start) {
   *command.mutable_start() = rank.start;
   rank.commands->Push(std::move(command));
   LogInfo("worker", "rank started",
-          {{"rank", Describe(start)}, {"slot", start.slot()}, {"pid", *pid}, {"log", log_path}});
+          {{"rank", Describe(start)},
+           {"slot", start.slot()},
+           {"pid", *pid},
+           {"log", rank.log->path()}});
   events_->RankStarted(rank.start, *pid);
   KillPoint("rank.start_reported");
 }
@@ -259,14 +275,13 @@ void RankSupervisor::ReportExit(Ranks::iterator entry) {
             .kill_reason = killed_by_us ? rank.kill_reason : "",
             .hang = rank.hang,
             .out_of_memory = oom_.KilledLately(clock_->MonotonicMs()),
-            .log_tail = LogTail(rank.log_path, kLogTailBytes),
-            .log_path = rank.log_path},
+            .log_tail = rank.log->Finish()},
            &exited);
   LogInfo("worker", "rank ended",
           {{"rank", Describe(rank.start)},
            {"pid", rank.pid},
            {"cause", pb::ExitCause_Name(exited.cause())},
-           {"message", exited.message()}});
+           {"reason", exited.message()}});
   events_->RankExited(rank.start, std::move(exited), !GroupRuns(rank.start.group()));
   KillPoint("rank.exit_reported");
 }

@@ -25,6 +25,8 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "core/base/clock.h"
+#include "core/base/log_pump.h"
+#include "core/base/log_setup.h"
 #include "diffmoe/worker/v1/rank_plane.pb.h"
 #include "diffmoe/worker/v1/worker_plane.pb.h"
 #include "worker/agent/command_queue.h"
@@ -47,12 +49,19 @@ class RankEvents {
   virtual void RankReported(const worker::v1::StartRank& start, worker::v1::RankReport report) = 0;
 };
 
+struct RankOptions {
+  std::string binary;
+  std::vector<std::string> slot_devices;
+  std::string address;  // on which ranks listen for their peers
+  LogFormat log_format = LogFormat::kText;
+  std::string trace_file = {};  // empty: none
+};
+
 class RankSupervisor {
  public:
   // All pointers outlive the supervisor.
-  RankSupervisor(std::string rank_binary, std::vector<std::string> slot_devices,
-                 std::string rank_address, const WorkerDirectory* directory, const Clock* clock,
-                 RankEvents* events);
+  RankSupervisor(RankOptions options, const WorkerDirectory* directory, LogPump* logs,
+                 const Clock* clock, RankEvents* events);
 
   // Failures come as RankExited with EXIT_CAUSE_SPAWN. A rank that runs already is announced again.
   void Start(const worker::v1::StartRank& start);
@@ -87,7 +96,7 @@ class RankSupervisor {
   struct Rank {
     worker::v1::StartRank start;
     pid_t pid = 0;
-    std::string log_path;
+    std::shared_ptr<ChildLog> log;
     // Holds the assignment from the start, so that what comes before the session waits in it.
     std::shared_ptr<CommandQueue> commands = std::make_shared<CommandQueue>();
     bool attached = false;
@@ -116,7 +125,7 @@ class RankSupervisor {
   }
   Rank* Find(const worker::v1::RankHello& hello) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<pid_t> SpawnRank(const worker::v1::StartRank& start,
-                                  const std::string& log_path) const;
+                                  std::shared_ptr<ChildLog>* log) const;
   absl::Status CheckSlot(const worker::v1::StartRank& start) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RefuseStart(const worker::v1::StartRank& start, const absl::Status& status)
@@ -130,10 +139,9 @@ class RankSupervisor {
   void ReportExit(Ranks::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool GroupRuns(const worker::v1::GroupId& group) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const std::string rank_binary_;
-  const std::vector<std::string> slot_devices_;
-  const std::string rank_address_;
+  const RankOptions options_;
   const WorkerDirectory* const directory_;
+  LogPump* const logs_;
   const Clock* const clock_;
   RankEvents* const events_;
   mutable absl::Mutex mutex_;

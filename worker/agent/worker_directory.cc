@@ -10,7 +10,9 @@
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <random>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -28,7 +30,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kMaxLogFiles = 200;
+constexpr size_t kMaxLogs = 200;
+constexpr int64_t kMaxLogBytes = int64_t{1} << 30;
 constexpr size_t kMaxSocketPath = sizeof(sockaddr_un{}.sun_path) - 1;
 
 absl::Status MakeFolder(const std::string& path) {
@@ -56,19 +59,6 @@ std::string SafeName(const std::string& text) {
     if (!absl::ascii_isalnum(c) && c != '-' && c != '_' && c != '.') c = '_';
   }
   return out.empty() || out[0] == '.' ? absl::StrCat("_", out) : out;
-}
-
-void PruneLogs(const std::string& folder) {
-  std::error_code error;
-  std::vector<std::pair<fs::file_time_type, fs::path>> files;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (entry.path().extension() == ".log")
-      files.emplace_back(entry.last_write_time(error), entry.path());
-  }
-  if (files.size() < kMaxLogFiles) return;
-  std::sort(files.begin(), files.end());
-  files.resize(files.size() - kMaxLogFiles + 1);
-  for (const auto& [time, path] : files) fs::remove(path, error);
 }
 
 }  // namespace
@@ -164,9 +154,45 @@ absl::Status WorkerDirectory::WriteInfo(const std::string& metrics_address) cons
 }
 
 std::string WorkerDirectory::LogPath(const std::string& group, int64_t epoch, int rank) const {
-  const std::string folder = absl::StrCat(path_, "/logs");
-  PruneLogs(folder);
-  return absl::StrCat(folder, "/", SafeName(group), "-", epoch, "-", rank, ".log");
+  return absl::StrCat(path_, "/logs/", SafeName(group), "-", epoch, "-", rank, ".log");
+}
+
+void WorkerDirectory::PruneLogs(const std::function<bool(const std::string&)>& in_use) const {
+  struct RankLog {
+    fs::file_time_type time = fs::file_time_type::min();
+    int64_t bytes = 0;
+    std::vector<fs::path> files;
+  };
+  constexpr std::string_view kEnd = ".log";
+  std::error_code error;
+  std::map<std::string, RankLog> logs;  // by path without the number of an older file
+  for (const auto& entry : fs::directory_iterator(absl::StrCat(path_, "/logs"), error)) {
+    const std::string path = entry.path().string();
+    const size_t end = path.rfind(kEnd);
+    if (end == std::string::npos) continue;
+    RankLog& log = logs[path.substr(0, end + kEnd.size())];
+    std::error_code gone;  // by its own rotation
+    log.time = std::max(log.time, entry.last_write_time(gone));
+    const auto bytes = entry.file_size(gone);
+    if (!gone) log.bytes += static_cast<int64_t>(bytes);
+    log.files.push_back(entry.path());
+  }
+  std::vector<const RankLog*> ended;
+  int64_t bytes = 0;
+  for (const auto& [path, log] : logs) {
+    if (in_use(path)) continue;
+    ended.push_back(&log);
+    bytes += log.bytes;
+  }
+  std::sort(ended.begin(), ended.end(),
+            [](const RankLog* a, const RankLog* b) { return a->time < b->time; });
+  size_t count = ended.size();
+  for (const RankLog* log : ended) {
+    if (count < kMaxLogs && bytes <= kMaxLogBytes) break;
+    for (const fs::path& file : log->files) fs::remove(file, error);
+    bytes -= log->bytes;
+    --count;
+  }
 }
 
 }  // namespace diffmoe

@@ -4,12 +4,14 @@
 //   worker_id    stable across restarts
 //   worker.json  worker_id, metrics_address, socket, pid; there while the worker serves
 //   rank.sock    socket of the rank plane, mode 0600
-//   logs/        stdout and stderr of each rank, the newest 200 files
+//   logs/        stdout and stderr of each rank (core/base/log_file.h), of the newest 200 ranks and
+//                at most 1 GiB besides those of ranks that run
 //
 // Not thread-safe. Destroying it removes worker.json and the socket and lets the lock go.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -32,8 +34,10 @@ class WorkerDirectory {
   const std::string& socket_path() const { return socket_path_; }
 
   absl::Status WriteInfo(const std::string& metrics_address) const;
-  // Log file of a rank; removes the oldest files when there are more than 200.
+  // Log file of a rank.
   std::string LogPath(const std::string& group, int64_t epoch, int rank) const;
+  // Removes the oldest logs beyond the bounds, but for those that are in use.
+  void PruneLogs(const std::function<bool(const std::string& path)>& in_use) const;
 
  private:
   explicit WorkerDirectory(std::string path) : path_(std::move(path)) {}

@@ -66,6 +66,14 @@ void CheckpointWriter::Stage(const std::vector<StateRun>& runs) {
   CopyBytes(copied, from, to);
 }
 
+absl::Status CheckpointWriter::Send(int64_t step,
+                                    const std::optional<CheckpointSummaryData>& summary) {
+  ScopedSpan span(trace_.tracer, trace_.parent, "save checkpoint", {{"diffmoe.step", step}});
+  const absl::Status status = link_.PutShard(step, staged_, summary);
+  span.SetStatus(status);
+  return status;
+}
+
 void CheckpointWriter::Save(int64_t step, const std::vector<StateRun>& runs,
                             std::optional<CheckpointSummaryData> summary) {
   Join();
@@ -73,7 +81,7 @@ void CheckpointWriter::Save(int64_t step, const std::vector<StateRun>& runs,
   staged_step_ = step;
   busy_ = true;
   sender_ = std::thread([this, step, summary = std::move(summary)] {
-    sent_ = link_.PutShard(step, staged_, summary);
+    sent_ = Send(step, summary);
     if (absl::IsAborted(sent_)) fenced_ = true;
     if (!sent_.ok()) {
       LogWarning("rank", "checkpoint was not saved; training goes on",
@@ -91,7 +99,7 @@ absl::Status CheckpointWriter::SaveDurably(int64_t step, const std::vector<State
   staged_step_ = -1;
   absl::Duration delay = absl::Milliseconds(200);
   while (true) {
-    absl::Status status = link_.PutShard(step, staged_, summary);
+    absl::Status status = Send(step, summary);
     if (status.ok() || absl::IsAborted(status)) return status;
     LogWarning(
         "rank", "a checkpoint that the rank's end waits for was not saved; trying again",

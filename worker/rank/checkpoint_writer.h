@@ -17,13 +17,15 @@
 #include "absl/status/status.h"
 #include "core/train/train_engine.h"
 #include "worker/rank/rank_link.h"
+#include "worker/rank/rank_trace.h"
 
 namespace diffmoe {
 
 class CheckpointWriter {
  public:
-  // link outlives the writer.
-  explicit CheckpointWriter(RankLink& link) : link_(link) {}
+  // link and the tracer outlive the writer.
+  explicit CheckpointWriter(RankLink& link, const RankTrace& trace = {})
+      : link_(link), trace_(trace) {}
   ~CheckpointWriter();
 
   // Takes the memory for the copy and touches its pages, which would otherwise make the first copy
@@ -49,7 +51,11 @@ class CheckpointWriter {
  private:
   void Join();
 
+  // One try, with its span.
+  absl::Status Send(int64_t step, const std::optional<CheckpointSummaryData>& summary);
+
   RankLink& link_;
+  const RankTrace trace_;
   std::unique_ptr<char[]> staging_;
   size_t staging_bytes_ = 0;
   std::vector<TensorRun> staged_;

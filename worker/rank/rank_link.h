@@ -151,6 +151,7 @@ struct SampleWork {
   ImageEncoding encoding = ImageEncoding::kRaw;
   NumericMode numeric_mode = NumericMode::kExact;
   std::optional<absl::Time> deadline;
+  std::string traceparent = {};  // W3C trace context; empty: not traced
 };
 
 struct CalibrateWork {

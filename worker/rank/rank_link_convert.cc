@@ -302,6 +302,7 @@ SampleWork ToSampleWork(const pb::SampleTask& task, absl::Time now) {
   work.job_id = task.job_id();
   work.step = task.step();
   work.checkpoint_epoch = task.checkpoint_epoch();
+  work.traceparent = task.traceparent();
   work.config = ToTrainingConfig(task.spec());
   work.classes.assign(request.classes().begin(), request.classes().end());
   work.seed = request.seed();

@@ -55,7 +55,10 @@ void SampleEngine::Add(SampleWork work) {
     link_.PushSampleUpdate(id, status).IgnoreError();
     return;
   }
-  auto request = std::make_unique<SampleRequest>(std::move(work), options_.now());
+  const absl::Time now = options_.now();
+  SampleTrace trace(options_.tracer, work.traceparent, id, now);
+  auto request = std::make_unique<SampleRequest>(std::move(work), now);
+  request->trace = std::move(trace);
   queue_.Add(id, request->rows_total());
   requests_.emplace(id, std::move(request));
 }
@@ -64,6 +67,7 @@ void SampleEngine::Cancel(const std::string& request_id) {
   const auto found = requests_.find(request_id);
   if (found == requests_.end()) return;
   stats_.rows_wasted += found->second->rows_served();
+  found->second->trace.Ended(options_.now(), found->second->count(), absl::CancelledError());
   queue_.Cancel(request_id);
   requests_.erase(found);
 }
@@ -131,6 +135,7 @@ void SampleEngine::Send(SampleRequest& request, SampleUpdateData update) {
   LogWarning("rank", "a sample request is given up",
              {{"request", request.id()}, {"error", status.message()}});
   request.ended = any_ended_ = true;
+  request.trace.Ended(options_.now(), request.count(), status);
   stats_.rows_wasted += request.rows_served();
 }
 
@@ -139,6 +144,7 @@ void SampleEngine::Fail(SampleRequest& request, const absl::Status& status) {
   Send(request, status);
   if (request.ended) return;
   request.ended = any_ended_ = true;
+  request.trace.Ended(options_.now(), request.count(), status);
   stats_.rows_wasted += request.rows_served();
 }
 
@@ -265,7 +271,9 @@ int SampleEngine::PickFrom(SampleRequest& request, int room, std::vector<Picked>
 
 absl::Status SampleEngine::Begin(SampleRequest& request) {
   const ActivityScope scope(&link_.activity(), "loading a checkpoint for request ", request.id());
+  const absl::Time begin = options_.now();
   ASSIGN_OR_RETURN(std::shared_ptr<const SampleModel> model, executor_.Load(request.work()));
+  request.trace.Started(begin, options_.now());
   request.model = std::move(model);
   Send(request, SampleStarted{});
   return absl::OkStatus();
@@ -364,6 +372,7 @@ void SampleEngine::Report(SampleRequest& request, absl::Time now) {
   if (request.ended) return;
   queue_.Finish(request.id());
   request.ended = any_ended_ = true;
+  request.trace.Ended(now, request.count(), absl::OkStatus());
 }
 
 void SampleEngine::DropEnded() {

@@ -28,6 +28,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "core/base/trace.h"
 #include "worker/rank/deadline_plan.h"
 #include "worker/rank/fair_queue.h"
 #include "worker/rank/rank_link.h"
@@ -46,6 +47,7 @@ struct SampleEngineOptions {
   StepCurveOptions curve;
   // What deadlines are compared with; seconds of calls are its differences.
   std::function<absl::Time()> now;  // empty: absl::Now
+  Tracer* tracer = nullptr;         // outlives the engine; null: no spans are written
 };
 
 struct SampleEngineStats {

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "worker/rank/rank_link.h"
 #include "worker/rank/sample_executor.h"
+#include "worker/rank/sample_trace.h"
 
 namespace diffmoe {
 
@@ -40,6 +41,7 @@ class SampleRequest {
   // Its last update is sent; the engine drops it after the step.
   bool ended = false;
   absl::Time last_progress = absl::InfinitePast();
+  SampleTrace trace;
 
   bool started() const { return model != nullptr; }
   bool adaptive() const { return adaptive_; }

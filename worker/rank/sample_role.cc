@@ -9,14 +9,21 @@
 namespace diffmoe {
 namespace {
 
+SampleEngineOptions OptionsWith(Tracer* tracer) {
+  SampleEngineOptions options;
+  options.tracer = tracer;
+  return options;
+}
+
 // More than these wait for the next step.
 constexpr int kCommandsPerStep = 1024;
 
 class SampleRole {
  public:
   // `calibrations` may be null.
-  SampleRole(RankLink& link, SampleExecutor& executor, CalibrationQueue* calibrations)
-      : link_(link), engine_(link, executor), calibrations_(calibrations) {}
+  SampleRole(RankLink& link, SampleExecutor& executor, CalibrationQueue* calibrations,
+             Tracer* tracer)
+      : link_(link), engine_(link, executor, OptionsWith(tracer)), calibrations_(calibrations) {}
 
   absl::Status Run() {
     while (!link_.stop_requested()) {
@@ -69,14 +76,14 @@ class SampleRole {
 
 }  // namespace
 
-absl::Status RunSampleRole(RankLink& link) {
+absl::Status RunSampleRole(RankLink& link, const RankTrace& trace) {
   ModelExecutor executor(link);
   CalibrationQueue calibrations(link, executor.cache());
-  return SampleRole(link, executor, &calibrations).Run();
+  return SampleRole(link, executor, &calibrations, trace.tracer).Run();
 }
 
 absl::Status RunSampleRole(RankLink& link, SampleExecutor& executor) {
-  return SampleRole(link, executor, nullptr).Run();
+  return SampleRole(link, executor, nullptr, /*tracer=*/nullptr).Run();
 }
 
 }  // namespace diffmoe

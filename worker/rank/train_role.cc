@@ -98,7 +98,7 @@ absl::StatusOr<double> Restore(RankLink& link, TrainEngine& engine) {
   int64_t elements = 0;
   for (const WantedRun& run : wanted) elements += run.elements;
   LogInfo("rank", "loaded a checkpoint",
-          {{"job", assignment.restore_job},
+          {{"checkpoint_job", assignment.restore_job},
            {"step", assignment.restore_step},
            {"bytes", elements * static_cast<int64_t>(sizeof(float))},
            {"seconds", Now() - begin}});
@@ -120,12 +120,13 @@ absl::StatusOr<double> Restore(RankLink& link, TrainEngine& engine) {
 
 class Training {
  public:
-  Training(RankLink& link, const ImageDataset& dataset, int64_t* last_step)
+  Training(RankLink& link, const ImageDataset& dataset, int64_t* last_step, const RankTrace& trace)
       : link_(link),
+        trace_(trace),
         config_(ConfigFor(link.assignment())),
         dataset_(dataset),
         last_step_(last_step),
-        writer_(link),
+        writer_(link, trace),
         collectives_(JoinGroup(link, config_)),
         engine_(config_, *collectives_,
                 {.flags = [this] { return Flags(); }, .activity = &link.activity()}),
@@ -138,6 +139,8 @@ class Training {
     double elapsed = 0;
     int64_t step = assignment.restore_step;
     if (step > 0) {
+      const ScopedSpan span(trace_.tracer, trace_.parent, "load checkpoint",
+                            {{"diffmoe.step", step}});
       ASSIGN_OR_RETURN(elapsed, Restore(link_, engine_));
     } else if (config_.initial_weights) {
       RETURN_IF_ERROR(LoadInitialWeights(*config_.initial_weights, config_.model, engine_));
@@ -147,8 +150,7 @@ class Training {
     *last_step_ = step;
     writer_.Prepare(engine_.OwnedState());
     LogInfo("rank", "training",
-            {{"rank", assignment.rank},
-             {"world_size", assignment.world_size},
+            {{"world_size", assignment.world_size},
              {"from_step", step},
              {"to_step", config_.steps},
              {"images", dataset_.size()}});
@@ -240,6 +242,7 @@ class Training {
   }
 
   RankLink& link_;
+  const RankTrace trace_;
   const TrainingConfig config_;
   const ImageDataset& dataset_;
   int64_t* last_step_;
@@ -253,7 +256,7 @@ class Training {
 
 }  // namespace
 
-absl::Status RunTrainRole(RankLink& link, int64_t* last_step) {
+absl::Status RunTrainRole(RankLink& link, int64_t* last_step, const RankTrace& trace) {
   const TrainingConfig& config = link.assignment().config;
   link.activity().set_step(link.assignment().restore_step);
   link.activity().set_limit_ms(Milliseconds(config.step_budget_seconds).count());
@@ -264,8 +267,14 @@ absl::Status RunTrainRole(RankLink& link, int64_t* last_step) {
                                                    link.activity().Advance();
                                                  }}));
   }
-  Training training(link, *dataset, last_step);
-  return training.Run();
+  ScopedSpan span(trace.tracer, trace.parent, "train",
+                  {{"diffmoe.job", link.assignment().group_id},
+                   {"diffmoe.epoch", link.assignment().epoch},
+                   {"diffmoe.rank", int64_t{link.assignment().rank}}});
+  Training training(link, *dataset, last_step, {trace.tracer, span.context()});
+  const absl::Status status = training.Run();
+  span.SetStatus(status);
+  return status;
 }
 
 }  // namespace diffmoe

@@ -81,6 +81,9 @@ struct FakeApi final : v1::TrainingJobService::Service,
   std::vector<v1::CalibrateCheckpointResponse> calibrate_events;
   v1::Calibration calibration;
   std::function<grpc::Status(Context*, grpc::ServerWriter<v1::ReadCheckpointResponse>*)> read;
+  std::function<grpc::Status(Context*, const v1::ReadJobLogsRequest&,
+                             grpc::ServerWriter<v1::ReadJobLogsResponse>*)>
+      logs;
 
   grpc::Status SubmitJob(Context*, const v1::SubmitJobRequest* request, v1::Job* reply) override {
     submitted = *request;
@@ -105,6 +108,10 @@ struct FakeApi final : v1::TrainingJobService::Service,
     asked_name = request->name();
     resume_token = request->resume_token();
     return watch(context, writer);
+  }
+  grpc::Status ReadJobLogs(Context* context, const v1::ReadJobLogsRequest* request,
+                           grpc::ServerWriter<v1::ReadJobLogsResponse>* writer) override {
+    return logs(context, *request, writer);
   }
   grpc::Status CancelJob(Context*, const v1::CancelJobRequest* request, v1::Job* reply) override {
     asked_name = request->name();

@@ -359,4 +359,28 @@ int FakeCoordinator::SampleMessages() const {
   return sample_messages_;
 }
 
+grpc::Status FakeCoordinator::PushLogs(grpc::ServerContext* context,
+                                       grpc::ServerReader<pb::LogLines>* reader,
+                                       pb::PushLogsResponse*) {
+  pb::LogLines lines;
+  std::string id;
+  while (reader->Read(&lines)) {
+    id = lines.read_id();
+    absl::MutexLock lock(&mutex_);
+    for (const v1::LogLine& line : lines.lines()) {
+      absl::StrAppend(&logs_[id], line.rank(), " ", line.text(), "|");
+    }
+    for (const std::string& notice : lines.notices()) absl::StrAppend(&logs_[id], notice, "|");
+  }
+  absl::MutexLock lock(&mutex_);
+  if (!context->IsCancelled()) logs_[id] += "END";
+  return grpc::Status::OK;
+}
+
+std::string FakeCoordinator::Logs(const std::string& read_id) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = logs_.find(read_id);
+  return found == logs_.end() ? "" : found->second;
+}
+
 }  // namespace diffmoe::test

@@ -79,6 +79,12 @@ class FakeCoordinator final : public worker::v1::WorkerPlane::Service,
   grpc::Status Session(grpc::ServerContext* context,
                        grpc::ServerReaderWriter<worker::v1::SamplerCommand,
                                                 worker::v1::SamplerMessage>* stream) override;
+  grpc::Status PushLogs(grpc::ServerContext* context,
+                        grpc::ServerReader<worker::v1::LogLines>* reader,
+                        worker::v1::PushLogsResponse* response) override;
+  // Texts of the lines that came for a read, each with "RANK " before and "|" behind it, then its
+  // notices; "END" once all is there.
+  std::string Logs(const std::string& read_id) const;
 
  private:
   using Stream =
@@ -111,6 +117,7 @@ class FakeCoordinator final : public worker::v1::WorkerPlane::Service,
   int sampler_sessions_ ABSL_GUARDED_BY(mutex_) = 0;
   int sample_messages_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<worker::v1::SampleUpdate> samples_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::string> logs_ ABSL_GUARDED_BY(mutex_);  // by read_id
   bool hold_commits_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<int64_t, Shards> shards_ ABSL_GUARDED_BY(mutex_);  // by step, of the last attempt
   std::vector<std::pair<int64_t, int64_t>> commits_ ABSL_GUARDED_BY(mutex_);  // step, epoch

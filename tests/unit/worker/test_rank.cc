@@ -74,6 +74,28 @@ absl::Status Hang(RankLink& link) {
   return absl::CancelledError("stopped as told");
 }
 
+// Writes as much as it can, and says so between its steps.
+absl::Status Flood(RankLink& link) {
+  const std::string text(20'000, 'x');
+  for (int64_t step = 1; !link.stop_requested(); ++step) {
+    for (int i = 0; i < 2'000; ++i) std::fprintf(stderr, "flood %d\n", i);
+    std::fprintf(stderr, "%s\n", text.c_str());
+    ReportStep(link, step);
+    link.NextCommand(absl::Milliseconds(1));
+  }
+  return absl::CancelledError("stopped as told");
+}
+
+// A line for each step.
+absl::Status Talk(RankLink& link) {
+  for (int64_t step = 1; !link.stop_requested(); ++step) {
+    std::fprintf(stderr, "step %d of rank %d\n", static_cast<int>(step), link.assignment().rank);
+    ReportStep(link, step);
+    link.NextCommand(absl::Milliseconds(20));
+  }
+  return absl::CancelledError("stopped as told");
+}
+
 absl::Status EatMemory() {
   std::vector<std::unique_ptr<char[]>> eaten;
   constexpr size_t kPiece = 16 << 20;
@@ -261,6 +283,8 @@ absl::Status Work(RankLink& link, const std::vector<std::string>& descriptors) {
   if (name == "abort-in-kernel") return Crash(link, false);
   if (name == "overflow-the-stack") return Crash(link, true);
   if (name == "hang") return Hang(link);
+  if (name == "flood") return Flood(link);
+  if (name == "talk") return Talk(link);
   if (name == "crash") {
     ReportStep(link, 3);
     std::fprintf(stderr, "terminate called after throwing an instance of 'collective_mismatch'\n");

@@ -119,7 +119,8 @@ TEST_F(BenchSampleTest, AClosedLoopKeepsItsNumberInFlight) {
   EXPECT_EQ(most_running_, 3);
   EXPECT_EQ(json["latency"]["count"], 20);
   EXPECT_EQ(json["first_progress"]["count"], 20);
-  EXPECT_EQ(json["unary_call"]["count"], 200);
+  EXPECT_GT(json["unary_call"]["count"], 200) << "before, after, and behind the first client's";
+  EXPECT_LE(json["unary_call"]["count"], 220);
   EXPECT_EQ(calls_, 20);
 }
 

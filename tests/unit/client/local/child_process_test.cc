@@ -19,9 +19,11 @@ class ChildProcessTest : public testing::Test {
     return child->ExitCode().value_or(-1);
   }
   auto Shell(const std::string& script) {
-    return ChildProcess::Start({"/bin/sh", "-c", script}, log_);
+    return ChildProcess::Start({"/bin/sh", "-c", script}, &logs_, log_);
   }
 
+  SystemClock clock_;
+  LogPump logs_{&clock_};
   test::TempDir dir_;
   std::string log_ = dir_.Sub("x.log");
 };
@@ -62,17 +64,17 @@ TEST_F(ChildProcessTest, DestroyingKills) {
 }
 
 TEST_F(ChildProcessTest, FaultsNameTheFile) {
-  const auto program = ChildProcess::Start({dir_.Sub("none")}, log_);
+  const auto program = ChildProcess::Start({dir_.Sub("none")}, &logs_, log_);
   EXPECT_EQ(program.status().code(), absl::StatusCode::kNotFound);
   EXPECT_TRUE(absl::StrContains(program.status().message(), dir_.Sub("none"))) << program.status();
-  const auto log = ChildProcess::Start({"/bin/true"}, dir_.Sub("none/x.log"));
+  const auto log = ChildProcess::Start({"/bin/true"}, &logs_, dir_.Sub("none/x.log"));
   EXPECT_EQ(log.status().code(), absl::StatusCode::kNotFound);
   EXPECT_TRUE(absl::StrContains(log.status().message(), dir_.Sub("none/x.log"))) << log.status();
 }
 
 TEST_F(ChildProcessTest, LargeLogsAreSetAside) {
   test::WriteFile(log_, "x");
-  std::filesystem::resize_file(log_, (16 << 20) + 1);
+  std::filesystem::resize_file(log_, (8 << 20) + 1);
   auto child = Shell("echo new");
   ASSERT_TRUE(child.ok()) << child.status();
   EXPECT_EQ(WaitForCode(child->get()), 0);

@@ -45,9 +45,8 @@ TEST(RankExitTest, StoppedKeepsWhatTheRankSaid) {
 }
 
 TEST(RankExitTest, SignalNamesItselfAndTheLastLine) {
-  const pb::RankExited exited = Classify(
-      {.exit = {.signal = SIGSEGV}, .log_tail = "one\ntwo\n\n", .log_path = "/logs/x.log"});
-  EXPECT_EQ(exited.message(), "killed by SIGSEGV; last line of /logs/x.log: two");
+  const pb::RankExited exited = Classify({.exit = {.signal = SIGSEGV}, .log_tail = "one\ntwo\n\n"});
+  EXPECT_EQ(exited.message(), "killed by SIGSEGV; last line of its log: two");
   const pb::RankExited slow =
       Classify({.exit = {.signal = SIGKILL}, .kill_reason = "it did not connect within 2 minutes"});
   EXPECT_EQ(slow.message(), "killed by SIGKILL by its worker: it did not connect within 2 minutes");
