@@ -59,7 +59,9 @@ prometheus::Family<Metric>& Register(prometheus::Registry& registry, const Defin
 
 template <typename Metric>
 Series<Metric>::Series(prometheus::Registry& registry, const Definition& definition)
-    : definition_(definition), family_(Register<Metric>(registry, definition)) {}
+    : definition_(definition), family_(Register<Metric>(registry, definition)) {
+  if (definition.kind != Kind::kGauge && definition.labels[0] == nullptr) At({});
+}
 
 template <typename Metric>
 Metric& Series<Metric>::At(LabelValues values) {

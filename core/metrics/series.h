@@ -30,7 +30,8 @@ using LabelValues = std::initializer_list<std::string_view>;
 template <typename Metric>
 class Series {
  public:
-  // `definition` must be of the matching kind. The registry must outlive the object.
+  // `definition` must be of the matching kind. The registry must outlive the object. What counts
+  // and has no labels begins at 0, so that a scraper sees its first event as an increase.
   Series(prometheus::Registry& registry, const Definition& definition);
   Series(const Series&) = delete;
   Series& operator=(const Series&) = delete;

@@ -261,6 +261,12 @@ TEST_F(MetricsTest, RequestsAddUpInEveryScrape) {
   EXPECT_EQ(Value("diffmoe_sample_submitted_total"), "3000");
 }
 
+TEST_F(MetricsTest, WhatCountsBeginsAtZero) {
+  const SampleMetrics samples(registry_);
+  EXPECT_EQ(Value("diffmoe_sample_images_total"), "0");
+  EXPECT_EQ(Value("diffmoe_sample_queue_wait_seconds_count"), "0");
+}
+
 TEST_F(MetricsTest, SamplesAreCountedFromReportToReport) {
   TrainMetrics train(registry_);
   const std::string series = "diffmoe_train_samples_total{job_id=\"j\"}";
