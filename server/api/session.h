@@ -47,11 +47,9 @@ class Session : public grpc::ServerBidiReactor<In, Out>,
     Cancel();
   }
 
-  // What is queued is dropped; a write that hangs is cut off.
-  void Close(const absl::Status& status) {
-    Do(outbox_.End(ToGrpc(status), /*drop_queue=*/true));
-    if (outbox_.writing()) Cancel();
-  }
+  // What is queued is dropped. A write in flight ends first, so that the peer learns the status;
+  // one that hangs ends with its connection, by keepalive.
+  void Close(const absl::Status& status) { Do(outbox_.End(ToGrpc(status), /*drop_queue=*/true)); }
 
   // For one that doesn't read on by itself.
   void ReadOn() {

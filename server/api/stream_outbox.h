@@ -117,10 +117,6 @@ class StreamOutbox {
     return Next();
   }
 
-  bool writing() const {
-    absl::MutexLock lock(&mutex_);
-    return writing_;
-  }
   const Message& in_flight() const { return in_flight_; }
   // The transport may keep a message back while another one waits behind it.
   grpc::WriteOptions write_options() const {

@@ -128,7 +128,7 @@ class Service {
       const size_t at = line.find(" seconds=");
       double seconds = 0;
       if (line.find("loaded a checkpoint") != std::string::npos && at != std::string::npos &&
-          absl::SimpleAtod(line.substr(at + 9), &seconds)) {
+          absl::SimpleAtod(line.substr(at + 9, line.find(' ', at + 9) - at - 9), &seconds)) {
         return seconds;
       }
     }
